@@ -1,0 +1,1 @@
+"""Money and other limits: meters, holds, grants and the stores that keep them."""

@@ -1,0 +1,1 @@
+"""Who asks: principals, and the keys that prove them."""

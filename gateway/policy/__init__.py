@@ -1,0 +1,1 @@
+"""What the operator wrote down: the shape of policies, how they are read, and how they choose."""

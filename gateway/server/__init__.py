@@ -1,0 +1,1 @@
+"""Downstream: what the client talks to, and the only package that knows Starlette."""

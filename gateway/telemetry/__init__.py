@@ -1,0 +1,1 @@
+"""What is seen: metrics, traces, logs and usage records."""
