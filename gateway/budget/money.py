@@ -21,7 +21,7 @@ _KINDS = {
     "audio_output": "output",
     "image_output": "output",
 }  # each kind, and the kind that prices it when it has no price of its own
-_INCOMING = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input")
+INCOMING = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input")
 _OUTGOING = ("output", "reasoning", "audio_output", "image_output")
 FREE_OUTPUT = 10**9  # tokens: what `affordable_output` answers when output costs nothing
 
@@ -88,7 +88,7 @@ def tier_of(prices: Mapping[str, Decimal], *, per: int = 1, above: int = 0, belo
     rates: dict[str, int] = {}
     for name, whole in _KINDS.items():
         rates[name] = known.get(name, rates.get(whole, 0))
-    dear_input = max(rates[name] for name in _INCOMING)
+    dear_input = max(rates[name] for name in INCOMING)
     dear_output = max(rates[name] for name in _OUTGOING)
     return Tier(
         above=above,

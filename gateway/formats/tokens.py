@@ -1,0 +1,252 @@
+"""How many tokens a request can have at most, for its hold, and about how many a text has, for usage nobody reported.
+
+The bound needs no tokenizer. Every tokenizer in use works on bytes or falls back to them, so a token stands for at least
+one byte of UTF-8; and JSON's text is never shorter than the strings in it, since an escape (`\\n`, `\\u00e9`, a pair
+of surrogates) is longer than the bytes it stands for, nor than a list of token ids, each a digit and a comma. A message's
+JSON syntax (`{"role":"","content":""}`) is longer than any template's marks around it. So the body's length bounds its
+text, and only these must be added: what a template puts before everything; tools, which templates print again with
+indentation; the few characters that Unicode's normal forms spell out; and media, whose base64 is replaced by the
+providers' published formulas. Where the request only points at its content (a file, an earlier response, a search made
+by the backend) the bound is `UNBOUNDED`: take the smaller of it and the model's context.
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+UNBOUNDED = 10**9
+_FRAME = 128  # system lines that chat templates add, and the mark that opens the answer
+_TOOLS_FRAME = 1024  # the instructions for using tools that providers add: 346 to 530 at Anthropic
+_TOOL_FRAME = 32
+_IMAGE_HEAD = 128 * 1024  # characters of base64 in which a picture's size is looked for
+_LONGEST_SPELLING = 30  # bytes by which a normal form may lengthen one of _SPELT
+_SPELT = re.compile(
+    "[\u00a8-\u00be\u013f-\u0149\u01c4-\u01c6\u02d8-\u02dd\u0344\u037a-\u0385\u0587\u0675-\u0678\u0958-\u095f\u09dc-\u09df"
+    "\u0a33-\u0a36\u0a59-\u0a5e\u0b5c\u0b5d\u0e33\u0eb3\u0edc\u0edd\u0f43-\u0fb9\u1fc1-\u1fee\u2033-\u2037\u2057"
+    "\u2150-\u2177\u2189\u222c-\u2230\u247d-\u2487\u2a0c\u2adc\u309b-\u309f\u30ff\u3200-\u3243\u327c\u327d\u32c0-\u33fe"
+    "\ufa6c\ufacf-\ufad7\ufb13-\ufb4f\ufbdd-\ufdfc\ufe71-\ufe7f\ufef5-\ufefc\U0001d15e-\U0001d1c0\U0001f12a"
+    "\U0001f200-\U0001f248]"
+)
+_IMAGES = frozenset({"image_url", "input_image", "image", "computer_screenshot"})
+_POINTERS = frozenset(
+    {
+        "file", "input_file", "document", "video_url", "video", "input_video", "audio_url", "container_upload",
+        "item_reference", "image_generation_call",
+    }
+)  # fmt: skip
+
+
+def upper_bound(doc: Mapping[str, Any], raw_length: int | None = None, model: str = "") -> int:
+    """A number that the input tokens of this request will not exceed.
+
+    `doc` is the parsed body of chat, completions, embeddings, responses or Anthropic's messages, `raw_length` its
+    length in bytes (measured again when None). `model` is the backend's own name, which decides the formula for
+    pictures; without it the dearest is taken.
+    """
+    bound = _FRAME + (len(orjson.dumps(doc)) if raw_length is None else raw_length)
+    for name in ("messages", "input", "system", "prompt", "instructions"):
+        value = doc.get(name)
+        if value is not None:
+            bound += _text(value) if type(value) is str else _items(value, model)
+    if "tools" in doc or "functions" in doc:
+        bound += _tools(doc)
+    if doc.get("previous_response_id") or doc.get("conversation") or doc.get("web_search_options") is not None:
+        bound += UNBOUNDED
+    return min(bound, UNBOUNDED)
+
+
+def _text(text: str) -> int:
+    return 0 if text.isascii() else _LONGEST_SPELLING * len(_SPELT.findall(text))
+
+
+def _items(value: Any, model: str) -> int:
+    """What a list of messages or parts needs beyond its own length; negative for base64 that is a small picture."""
+    if isinstance(value, Mapping):
+        return _item(value, model)
+    if not isinstance(value, list):
+        return 0
+    extra = 0
+    for item in value:
+        if type(item) is str:
+            extra += 0 if item.isascii() else _text(item)
+        elif type(item) is dict:
+            extra += _item(item, model)
+    return extra
+
+
+def _item(item: Mapping[str, Any], model: str) -> int:
+    kind = item.get("type")
+    if kind in _IMAGES:
+        return _image(item, model)
+    if kind == "input_audio":
+        return _audio(item)
+    if kind in _POINTERS or ("id" in item and kind is None and "role" not in item and "content" not in item):
+        return _pointer(item)
+    extra = 0
+    for name in ("content", "text", "output"):
+        value = item.get(name)
+        if type(value) is str:
+            extra += 0 if value.isascii() else _text(value)
+        elif value is not None:
+            extra += _items(value, model)
+    calls = item.get("tool_calls")
+    if isinstance(calls, list):
+        extra += sum(_length(call) for call in calls)  # templates print the arguments again, with spaces
+    return extra
+
+
+def _length(value: Any) -> int:
+    return len(orjson.dumps(value))
+
+
+def _pointer(item: Mapping[str, Any]) -> int:
+    source = item.get("source")
+    inline = isinstance(source, Mapping) and source.get("type") == "text"
+    return _text(str(source.get("data"))) if isinstance(source, Mapping) and inline else UNBOUNDED
+
+
+def _tools(doc: Mapping[str, Any]) -> int:
+    """Templates print the tools with line breaks and indentation: at most twice their length in tokens."""
+    bound = _TOOLS_FRAME
+    for name in ("tools", "functions"):
+        tools = doc.get(name)
+        if not isinstance(tools, list) or not tools:
+            continue
+        printed = orjson.dumps(tools)
+        bound += len(printed) + _TOOL_FRAME * len(tools) + (0 if printed.isascii() else _text(printed.decode()))
+        if any(isinstance(tool, Mapping) and tool.get("type") not in (None, "function", "custom") for tool in tools):
+            return UNBOUNDED  # the backend searches, reads or runs something, and bills what it finds as input
+    return bound
+
+
+def _image(item: Mapping[str, Any], model: str) -> int:
+    holder = item.get("image_url", item.get("source"))
+    detail = item.get("detail")
+    url: Any = holder
+    if isinstance(holder, Mapping):
+        detail = holder.get("detail", detail)
+        url = holder.get("url", holder.get("data"))
+    if not isinstance(url, str):
+        return image_tokens(None, model, detail)
+    start = url.find(",", 0, 256) + 1 if url.startswith("data:") else 0
+    if not start and not (isinstance(holder, Mapping) and "data" in holder):
+        return image_tokens(None, model, detail)
+    return image_tokens(image_size(url[start : start + _IMAGE_HEAD]), model, detail) - (len(url) - start)
+
+
+def image_tokens(size: tuple[int, int] | None, model: str = "", detail: object = None) -> int:
+    """The most tokens a picture of (width, height) pixels counts for; `size` None is any picture at all.
+
+    OpenAI: 85 + 170 per tile of 512 after scaling to 2048 and to a short side of 768, so at most 8 tiles (gpt-4o-mini:
+    2833 + 5667); newer models patches of 32 times up to 2.46, at most 10,000 patches. Anthropic: pixels / 750, at most
+    4784. Gemini: 258 per tile of 256 to 768, or up to 2240 a picture. Open models: patches of 16 up to 1024 pixels
+    (Pixtral), of 28 up to 16,384 patches (Qwen), or up to 2880 a picture (LLaVA).
+    """
+    name = model.rsplit("/", 1)[-1]
+    if name.startswith("claude"):
+        return 4784 if size is None else min(4784, size[0] * size[1] // 750 + 1)
+    per_tile = 5667 if "4o-mini" in name or not model else 170
+    per_image = 2833 if per_tile == 5667 else 85
+    openai = name.startswith(("gpt-", "o1", "o3", "o4", "chatgpt-"))
+    if detail == "low" and openai:
+        return max(per_image, 630)
+    bound = per_image + per_tile * _tiles(size)
+    if name.startswith(("gpt-4o", "chatgpt-4o")):
+        return bound
+    patches = 2500 if detail == "high" and openai else 10_000
+    bound = max(bound, -(-246 * min(patches, _cells(size, 32)) // 100))
+    return bound if openai else max(bound, _open_tokens(size))
+
+
+def _tiles(size: tuple[int, int] | None) -> int:
+    return 8 if size is None else max(4, min(8, _cells((min(size[0], 2048), min(size[1], 2048)), 512)))
+
+
+def _cells(size: tuple[int, int] | None, side: int) -> int:
+    return UNBOUNDED if size is None else -(-size[0] // side) * -(-size[1] // side)
+
+
+def _open_tokens(size: tuple[int, int] | None) -> int:
+    if size is None:
+        return 16_384
+    crop = max(256, min(768, min(size) * 2 // 3))
+    return max(2880, min(4160, _cells(size, 16) + 64), min(16_384, _cells(size, 28)), 258 * _cells(size, crop))
+
+
+def image_size(data: str) -> tuple[int, int] | None:
+    """(width, height) in pixels from the first characters of a picture's base64: PNG, GIF, WebP or JPEG; else None."""
+    try:
+        head = b64decode(data[: len(data) & ~3])
+    except ValueError:
+        return None
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
+        found = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+    elif head[:6] in (b"GIF87a", b"GIF89a"):
+        found = int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+    elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        found = _webp_size(head)
+    elif head[:2] == b"\xff\xd8":
+        found = _jpeg_size(head)
+    else:
+        return None
+    return found if found[0] > 0 and found[1] > 0 else None
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    kind = head[12:16]
+    if kind == b"VP8X" and len(head) >= 30:
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if kind == b"VP8L" and len(head) >= 25:
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and head[23:26] == b"\x9d\x01\x2a" and len(head) >= 30:
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int]:
+    at = 2
+    while at + 9 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(head[at + 7 : at + 9]), int.from_bytes(head[at + 5 : at + 7])
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(head[at + 2 : at + 4])
+    return 0, 0
+
+
+def _audio(item: Mapping[str, Any]) -> int:
+    """Gemini counts 32 tokens a second, OpenAI 10. MP3 has at least 1000 bytes a second; WAV's header says how many."""
+    held = item.get("input_audio")
+    data = held.get("data") if isinstance(held, Mapping) else None
+    if not isinstance(held, Mapping) or not isinstance(data, str):
+        return UNBOUNDED
+    if held.get("format") == "mp3":
+        rate = 1000
+    elif held.get("format") == "wav":
+        rate = _wav_rate(data)
+    else:
+        return 0 if data else UNBOUNDED
+    return min(0, 32 * (len(data) // rate + 2) - len(data)) if rate >= 1000 else 0
+
+
+def _wav_rate(data: str) -> int:
+    try:
+        head = b64decode(data[:60])
+    except ValueError:
+        return 0
+    return int.from_bytes(head[28:32], "little") if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " else 0
+
+
+def _each(words: Iterable[str], size: int) -> int:
+    return sum(-(-len(word) // size) for word in words)
+
+
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+def estimate(text: str) -> int:
+    """About how many tokens a text has, for usage that the backend did not report: a fair guess, not a bound."""
+    return _each(_WORD.findall(text), 7) + len(text) // 8
