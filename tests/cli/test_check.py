@@ -104,7 +104,7 @@ def test_a_broken_directory_ends_the_process_with_2(name: str) -> None:
     """A real process: nothing on stdout, every expected problem on stderr, one a line."""
     environ = {"EMPTY_KEY": " ", "SET_KEY": "sk-set", "PORT": "99999999", "SECRET_WORD": "hunter2", "TWO_WORDS": "a b"}
     done = subprocess.run(
-        [sys.executable, "-c", "from gateway.cli.check import command; command()", "--policies", "."],
+        [sys.executable, "-m", "gateway", "check", "--policies", "."],
         cwd=BROKEN / name,
         env={**os.environ, **environ, "PYTHONPATH": str(BROKEN.parents[2])},
         capture_output=True,
