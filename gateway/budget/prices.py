@@ -1,6 +1,6 @@
 """What models cost and can do according to the list in the litellm package, read as data and never imported.
 
-The list has thousands of models and 3 MB of JSON, of which a gateway asks for a few, some only when a client names them.
+The list has thousands of models and 3 MB of JSON, of which a gateway asks for few, some only when a client names them.
 So the list is walked once for where each model stands, and a model asked for is read from the file then.
 """
 

@@ -1,18 +1,18 @@
 """How many tokens a request can have at most, for its hold, and about how many a text has, for usage nobody reported.
 
-The bound needs no tokenizer. Every tokenizer in use works on bytes or falls back to them, so a token stands for at least
-one byte of UTF-8; and JSON's text is never shorter than the strings in it, since an escape (`\\n`, `\\u00e9`, a pair
-of surrogates) is longer than the bytes it stands for, nor than a list of token ids, each a digit and a comma. A message's
-JSON syntax (`{"role":"","content":""}`) is longer than any template's marks around it. So the body's length bounds its
-text, and only these must be added: what a template puts before everything; tools, which templates print again with
-indentation; the few characters that Unicode's normal forms spell out; and media, whose base64 is replaced by the
-providers' published formulas. Where the request only points at its content (a file, an earlier response, a search made
-by the backend) the bound is `UNBOUNDED`: take the smaller of it and the model's context.
+The bound needs no tokenizer. Every tokenizer in use works on bytes or falls back to them, so a token stands for at
+least one byte of UTF-8; and JSON's text is never shorter than the strings in it, since an escape (`\\n`, `\\u00e9`,
+a pair of surrogates) is longer than the bytes it stands for, nor than a list of token ids, each a digit and a comma.
+A message's JSON syntax (`{"role":"","content":""}`) is longer than any template's marks around it. So the body's
+length bounds its text, and only these must be added: what a template puts before everything; tools, which templates
+print again with indentation; the few characters that Unicode's normal forms spell out; and media, whose base64 is
+replaced by the providers' published formulas. Where the request only points at its content (a file, an earlier answer,
+a search made by the backend) the bound is `UNBOUNDED`: take the smaller of it and the model's context.
 """
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -30,6 +30,8 @@ _SPELT = re.compile(
     "\ufa6c\ufacf-\ufad7\ufb13-\ufb4f\ufbdd-\ufdfc\ufe71-\ufe7f\ufef5-\ufefc\U0001d15e-\U0001d1c0\U0001f12a"
     "\U0001f200-\U0001f248]"
 )
+_DEEPEST = 16  # parts within parts; deeper than anyone's format
+_ELSEWHERE = ("previous_response_id", "conversation", "web_search_options", "mcp_servers", "plugins")
 _IMAGES = frozenset({"image_url", "input_image", "image", "computer_screenshot"})
 _POINTERS = frozenset(
     {
@@ -50,51 +52,51 @@ def upper_bound(doc: Mapping[str, Any], raw_length: int | None = None, model: st
     for name in ("messages", "input", "system", "prompt", "instructions"):
         value = doc.get(name)
         if value is not None:
-            bound += _text(value) if type(value) is str else _items(value, model)
+            bound += _extra(value, model, 0)
     if "tools" in doc or "functions" in doc:
         bound += _tools(doc)
-    if doc.get("previous_response_id") or doc.get("conversation") or doc.get("web_search_options") is not None:
+    if any(map(doc.get, _ELSEWHERE)):
         bound += UNBOUNDED
     return min(bound, UNBOUNDED)
 
 
-def _text(text: str) -> int:
-    return 0 if text.isascii() else _LONGEST_SPELLING * len(_SPELT.findall(text))
-
-
-def _items(value: Any, model: str) -> int:
-    """What a list of messages or parts needs beyond its own length; negative for base64 that is a small picture."""
-    if isinstance(value, Mapping):
-        return _item(value, model)
-    if not isinstance(value, list):
-        return 0
+def _extra(value: Any, model: str, depth: int) -> int:
+    """What a text, message, part, or list of them needs beyond its own length; negative where base64 is a picture."""
+    if type(value) is str:
+        return 0 if value.isascii() else _LONGEST_SPELLING * len(_SPELT.findall(value))
+    if type(value) is dict:
+        return _item(value, model, depth)
+    if type(value) is not list or not value or type(value[0]) is int:
+        return 0  # a list of token ids is shorter than its digits
+    if depth > _DEEPEST:
+        return UNBOUNDED
     extra = 0
     for item in value:
-        if type(item) is str:
-            extra += 0 if item.isascii() else _text(item)
-        elif type(item) is dict:
-            extra += _item(item, model)
+        if type(item) is dict and len(item) == 2 and type(text := item.get("content")) is str and text.isascii():
+            continue  # a plain message, quickly
+        extra += _extra(item, model, depth + 1)
     return extra
 
 
-def _item(item: Mapping[str, Any], model: str) -> int:
+def _item(item: Mapping[str, Any], model: str, depth: int) -> int:
     kind = item.get("type")
-    if kind in _IMAGES:
-        return _image(item, model)
-    if kind == "input_audio":
-        return _audio(item)
-    if kind in _POINTERS or ("id" in item and kind is None and "role" not in item and "content" not in item):
-        return _pointer(item)
-    extra = 0
+    if type(kind) is str:
+        if kind in _IMAGES:
+            return _image(item, model)
+        if kind == "input_audio":
+            return _audio(item)
+        if kind in _POINTERS:
+            return _pointer(item)
+    elif "id" in item and "role" not in item and "content" not in item:
+        return UNBOUNDED  # an item or a prompt that the backend keeps
+    extra = UNBOUNDED if item.get("audio") else 0  # an earlier answer's audio, by its id
     for name in ("content", "text", "output"):
         value = item.get(name)
-        if type(value) is str:
-            extra += 0 if value.isascii() else _text(value)
-        elif value is not None:
-            extra += _items(value, model)
+        if value is not None:
+            extra += _extra(value, model, depth + 1)
     calls = item.get("tool_calls")
-    if isinstance(calls, list):
-        extra += sum(_length(call) for call in calls)  # templates print the arguments again, with spaces
+    if calls is not None:
+        extra += _length(calls)  # templates print the arguments again, with spaces
     return extra
 
 
@@ -104,8 +106,9 @@ def _length(value: Any) -> int:
 
 def _pointer(item: Mapping[str, Any]) -> int:
     source = item.get("source")
-    inline = isinstance(source, Mapping) and source.get("type") == "text"
-    return _text(str(source.get("data"))) if isinstance(source, Mapping) and inline else UNBOUNDED
+    if isinstance(source, Mapping) and source.get("type") == "text":
+        return _extra(source.get("data"), "", 0)
+    return UNBOUNDED
 
 
 def _tools(doc: Mapping[str, Any]) -> int:
@@ -116,7 +119,7 @@ def _tools(doc: Mapping[str, Any]) -> int:
         if not isinstance(tools, list) or not tools:
             continue
         printed = orjson.dumps(tools)
-        bound += len(printed) + _TOOL_FRAME * len(tools) + (0 if printed.isascii() else _text(printed.decode()))
+        bound += len(printed) + _TOOL_FRAME * len(tools) + _extra(printed.decode(), "", 0)
         if any(isinstance(tool, Mapping) and tool.get("type") not in (None, "function", "custom") for tool in tools):
             return UNBOUNDED  # the backend searches, reads or runs something, and bills what it finds as input
     return bound
@@ -179,7 +182,7 @@ def _open_tokens(size: tuple[int, int] | None) -> int:
 def image_size(data: str) -> tuple[int, int] | None:
     """(width, height) in pixels from the first characters of a picture's base64: PNG, GIF, WebP or JPEG; else None."""
     try:
-        head = b64decode(data[: len(data) & ~3])
+        head = b64decode(data[: len(data) & ~3], validate=True)
     except ValueError:
         return None
     if head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
@@ -221,32 +224,60 @@ def _audio(item: Mapping[str, Any]) -> int:
     """Gemini counts 32 tokens a second, OpenAI 10. MP3 has at least 1000 bytes a second; WAV's header says how many."""
     held = item.get("input_audio")
     data = held.get("data") if isinstance(held, Mapping) else None
-    if not isinstance(held, Mapping) or not isinstance(data, str):
+    if type(data) is not str or not data:
         return UNBOUNDED
-    if held.get("format") == "mp3":
-        rate = 1000
-    elif held.get("format") == "wav":
-        rate = _wav_rate(data)
-    else:
-        return 0 if data else UNBOUNDED
-    return min(0, 32 * (len(data) // rate + 2) - len(data)) if rate >= 1000 else 0
+    rate = _byte_rate(data)
+    return min(0, 32 * (len(data) // rate + 2) - len(data)) if rate else 0
 
 
-def _wav_rate(data: str) -> int:
+def _byte_rate(data: str) -> int:
+    """The fewest bytes that a second of this audio has; 0 when that cannot be told, and each byte may be a token."""
     try:
-        head = b64decode(data[:60])
+        head = b64decode(data[:60], validate=True)
     except ValueError:
         return 0
-    return int.from_bytes(head[28:32], "little") if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " else 0
+    if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt ":
+        rate = int.from_bytes(head[28:32], "little")
+        return rate if rate >= 1000 else 0
+    return 1000 if head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0") else 0
 
 
-def _each(words: Iterable[str], size: int) -> int:
-    return sum(-(-len(word) // size) for word in words)
-
-
-_WORD = re.compile(r"[A-Za-z]+")
+_LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+_HAN, _KANA, _HANGUL = "\u3005\u3400-\u4dbf\u4e00-\u9fff", "\u3040-\u30ff", "\uac00-\ud7af"
+_LEAD = r"(?:[^\w\r\n]|_)?"  # one mark or space belongs to the letters after it
+_PIECE = re.compile(
+    rf"{_LEAD}((?:[A-Z\u00c0-\u00d6\u00d8-\u00de]*[a-z\u00df-\u00f6\u00f8-\u024f]+|[A-Z\u00c0-\u00d6\u00d8-\u00de]+))"
+    r"(?:'(?:s|t|re|ve|m|ll|d)\b)?"
+    rf"|{_LEAD}([{_HAN}]+)|{_LEAD}([{_KANA}]+)|{_LEAD}([{_HANGUL}]+)"
+    rf"|{_LEAD}((?:(?![{_LATIN}{_HAN}{_KANA}{_HANGUL}])[^\W\d_])+)"
+    r"|(\d{1,3})|( ?(?:[^\w\s]|_)+[\r\n/]*)|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_WORD_COST = (100, 101, 102, 102, 105, 108, 114, 121, 129, 142, 158, 176, 194, 214)  # by letters; longer: 16 a letter
+_RUN_COST = {2: (25, 72), 3: (30, 62), 4: (20, 56), 5: (40, 21)}  # Han, kana, Hangul, other scripts: a run, a letter
 
 
 def estimate(text: str) -> int:
-    """About how many tokens a text has, for usage that the backend did not report: a fair guess, not a bound."""
-    return _each(_WORD.findall(text), 7) + len(text) // 8
+    """About how many tokens a text has, for usage that the backend did not report: a fair guess, not a bound.
+
+    The text is cut into pieces as o200k, OpenAI's tokenizer, cuts it, and each piece costs what such pieces cost there
+    on average, measured over prose, manuals, messages and code: within 10 % for some lines of English, code, Western
+    languages, Russian, Chinese, Japanese and Korean; less sure elsewhere. About 0.4 ms for a thousand tokens.
+    """
+    return -(-sum(map(_piece_cost, _PIECE.finditer(text))) // 100)
+
+
+def _piece_cost(piece: re.Match[str]) -> int:
+    """Hundredths of a token."""
+    kind = piece.lastindex
+    if kind == 1:
+        word = piece[1]
+        length = len(word)
+        cost = _WORD_COST[length] if length < len(_WORD_COST) else 16 * length
+        return cost if word.isascii() else cost + (60 if max(word) > "\u00ff" else 20)
+    if kind is None or kind == 6:
+        return 100
+    if kind == 7:
+        marks = piece[7]
+        return 100 + 10 * (len(marks) > 2) if marks.isascii() else 100 * len(marks.strip())
+    run, letter = _RUN_COST[kind]
+    return max(100, run + letter * len(piece[kind]))
