@@ -48,7 +48,7 @@ def upper_bound(doc: Mapping[str, Any], raw_length: int | None = None, model: st
     length in bytes (measured again when None). `model` is the backend's own name, which decides the formula for
     pictures; without it the dearest is taken.
     """
-    bound = _FRAME + (len(orjson.dumps(doc)) if raw_length is None else raw_length)
+    bound = _FRAME + (_length(doc) if raw_length is None else raw_length)
     for name in ("messages", "input", "system", "prompt", "instructions"):
         value = doc.get(name)
         if value is not None:
@@ -101,7 +101,12 @@ def _item(item: Mapping[str, Any], model: str, depth: int) -> int:
 
 
 def _length(value: Any) -> int:
-    return len(orjson.dumps(value))
+    """The length of its JSON in bytes, and what the text in it needs beyond that."""
+    try:
+        printed = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return UNBOUNDED  # nested too deeply to be written, though not to be read
+    return len(printed) + (0 if printed.isascii() else _extra(printed.decode(), "", 0))
 
 
 def _pointer(item: Mapping[str, Any]) -> int:
@@ -118,10 +123,9 @@ def _tools(doc: Mapping[str, Any]) -> int:
         tools = doc.get(name)
         if not isinstance(tools, list) or not tools:
             continue
-        printed = orjson.dumps(tools)
-        bound += len(printed) + _TOOL_FRAME * len(tools) + _extra(printed.decode(), "", 0)
         if any(isinstance(tool, Mapping) and tool.get("type") not in (None, "function", "custom") for tool in tools):
             return UNBOUNDED  # the backend searches, reads or runs something, and bills what it finds as input
+        bound += _length(tools) + _TOOL_FRAME * len(tools)
     return bound
 
 

@@ -47,7 +47,7 @@ def load(directory: Path, environ: Mapping[str, str]) -> Policy:
     problems += [problem for problem in wrong if _place(problem) not in unset]
     if problems or document is None:
         raise PolicyError(problems)
-    return _complete(document, filled.disabled, sources)
+    return complete(document, filled.disabled, sources)
 
 
 def shipped() -> Path:
@@ -183,7 +183,8 @@ def _place(problem: Problem) -> tuple[str, int, int]:
     return problem.file, problem.line, problem.column
 
 
-def _complete(document: Document, disabled: Mapping[str, str], sources: Sequence[str]) -> Policy:
+def complete(document: Document, disabled: Mapping[str, str], sources: Sequence[str]) -> Policy:
+    """The policy that a validated document stands for: every route has its full settings."""
     fields = {name: getattr(document, name) for name in _SECTIONS}
     fields["aliases"] = {name: _with_defaults(route, document.defaults) for name, route in document.aliases.items()}
     fields["tasks"] = {name: _with_defaults(route, document.defaults) for name, route in document.tasks.items()}

@@ -1,0 +1,111 @@
+"""`gateway serve`: runs the server."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from gateway.policy.loader import PolicyError, default_directory, load
+from gateway.policy.schema import Policy
+from gateway.settings import DEFAULT_STORE, Settings
+
+
+@click.command("serve")
+@click.option(
+    "--policies",
+    type=click.Path(path_type=Path),
+    envvar="GATEWAY_POLICIES",
+    metavar="DIR",
+    help="The directory of *.yaml files; ./policies by default, else the ones shipped with the gateway.",
+)
+@click.option("--host", default="127.0.0.1", envvar="GATEWAY_HOST", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    envvar="GATEWAY_PORT",
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    envvar="GATEWAY_WORKERS",
+    show_default=True,
+    help="Processes on this port.",
+)
+@click.option(
+    "--store",
+    default=DEFAULT_STORE,
+    envvar="GATEWAY_STORE",
+    show_default=True,
+    metavar="URL",
+    help="Where budgets and usage are kept: sqlite:///FILE for one machine, redis://… for several.",
+)
+@click.option("--demo", is_flag=True, envvar="GATEWAY_DEMO", help="Serve simulated backends with a demo key.")
+def command(policies: Path | None, host: str, port: int, workers: int, store: str, *, demo: bool) -> None:
+    """Serve every model behind one URL."""
+    directory = None if demo else policies or default_directory(Path.cwd())
+    settings = Settings(directory, store, host, port, workers, os.environ.get("GATEWAY_ADMIN_KEY"), demo)
+    try:
+        source = _source(directory)
+        _serve(settings, source(), source)
+    except PolicyError as error:
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        sys.exit(2)
+    except (ValueError, OSError) as error:
+        click.echo(f"gateway: {error}", err=True)
+        sys.exit(2)
+
+
+def _source(directory: Path | None) -> Callable[[], Policy]:
+    if directory is not None:
+        return lambda: load(directory, os.environ)
+    from gateway.cli.demo import demo_policy  # noqa: PLC0415 - only the demo needs it
+
+    return demo_policy
+
+
+def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> None:
+    from gateway.app import Gateway, check_exposure  # noqa: PLC0415 - the server is heavy, and --help is not
+    from gateway.server.process import Process, listen, run  # noqa: PLC0415
+    from gateway.telemetry.logs import LibraryHandler, Log  # noqa: PLC0415
+
+    check_exposure(policy, settings.host)
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {settings.host} port {settings.port} ({error.strerror}); choose another with --port."
+        ) from None
+    port = listener.getsockname()[1]
+    log = Log()
+    logging.basicConfig(handlers=[LibraryHandler(log)], level=logging.WARNING)
+    gateway = Gateway(policy, source=source, settings=settings, log=log)
+    greeting = _greeting(settings, policy, port)
+    process = Process(gateway.app, gateway.proxy, reload=gateway.reload, ready=lambda: click.echo(greeting))
+    run(process, listener)
+
+
+def _greeting(settings: Settings, policy: Policy, port: int) -> str:
+    """The one line that says what is served; the demo adds what to paste."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{port}"
+    where = "the demo's policies" if settings.policies is None else f"policies {settings.policies}"
+    on = len(policy.backends) - len(policy.disabled)
+    off = "; ".join(f"{name} ({reason})" for name, reason in policy.disabled.items())
+    line = (
+        f"gateway serves {url}/v1 with {where}: {on} of {len(policy.backends)} backends, "
+        f"{len(policy.models)} models, {len(policy.aliases)} aliases, {len(policy.tasks)} tasks, "
+        f"{len(policy.keys)} keys" + (f"; off: {off}" if off else "")
+    )
+    if not settings.demo:
+        return line
+    from gateway.cli.demo import how_to_try  # noqa: PLC0415
+
+    return line + "\n" + how_to_try(f"http://{'127.0.0.1' if settings.host == '0.0.0.0' else host}:{port}/v1")  # noqa: S104

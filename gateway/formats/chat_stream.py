@@ -1,0 +1,174 @@
+"""A chat stream seen from the side: events pass as they came, and what they mean for money and truth is noted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.formats.sse import RecordTooLarge, Splitter, comments_of, data_of
+from gateway.formats.usage import Usage, parse_usage
+
+DONE = b"data: [DONE]\n\n"
+_USAGE_NULL = b',"usage":null'
+
+
+class ChatStream:
+    """One upstream stream of chat completion chunks. `feed` gives the bytes that the client may see.
+
+    `started` turns true with the first token: a delta with anything but a role, or a finish_reason. `done` is `[DONE]`,
+    `finished` every choice's finish_reason. `error` is an error that the backend sent as an event. `malformed` counts
+    events that were dropped because they are not JSON objects. `text` is what each choice delivered, in pieces;
+    `beyond_text` says that something was delivered that text alone cannot continue (tool calls, audio, refusals).
+    `hide_usage` leaves out the usage that the gateway asked for and the client did not.
+    """
+
+    __slots__ = (
+        "_choices",
+        "_finishes",
+        "_hide_usage",
+        "_splitter",
+        "beyond_text",
+        "broken",
+        "created",
+        "done",
+        "error",
+        "malformed",
+        "other_text",
+        "response_id",
+        "response_model",
+        "started",
+        "text",
+        "usage",
+    )
+
+    def __init__(self, *, hide_usage: bool) -> None:
+        self._splitter = Splitter()
+        self._hide_usage = hide_usage
+        self._choices: set[int] = set()
+        self._finishes: dict[int, str] = {}
+        self.started = False
+        self.done = False
+        self.broken = False
+        self.error: Mapping[str, Any] | None = None
+        self.malformed = 0
+        self.usage: Usage | None = None
+        self.text: dict[int, list[str]] = {}
+        self.other_text: list[str] = []
+        self.beyond_text = False
+        self.response_id = ""
+        self.response_model = ""
+        self.created = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that spoke has said why it stopped."""
+        return bool(self._finishes) and self._finishes.keys() >= self._choices
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """A reason for each choice that has one, in the order of their index."""
+        return tuple(reason for _, reason in sorted(self._finishes.items()))
+
+    @property
+    def whole(self) -> bool:
+        """Whether what was delivered is an answer that the backend meant to end here."""
+        return self.error is None and not self.broken and (self.finished or (self.done and self.malformed == 0))
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes to pass on for these bytes; after `[DONE]` or an error event, nothing more."""
+        try:
+            records = self._splitter.feed(data)
+        except RecordTooLarge:
+            self.broken = True
+            return b""
+        out: list[bytes] = []
+        for record in records:
+            if self.done or self.error is not None:
+                break
+            if record:
+                self._take(record, out)
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """The bytes to pass on when the upstream has ended: a last event that lacks its blank line."""
+        rest = self._splitter.rest()
+        out: list[bytes] = []
+        if rest and not self.done and self.error is None:
+            self._take(rest, out)
+        return b"".join(out)
+
+    def _take(self, record: bytes, out: list[bytes]) -> None:
+        data = data_of(record)
+        if data is None:
+            comments = comments_of(record)
+            if comments:
+                out.append(comments)
+            return
+        try:
+            doc = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            if data.strip() == b"[DONE]":
+                self.done = True
+            else:
+                self.malformed += 1
+            return
+        if type(doc) is not dict:
+            self.malformed += 1
+            return
+        if doc.get("error") or doc.get("object") == "error":
+            self.error = doc
+            return
+        if "usage" in doc and self._usage(doc["usage"]):
+            data = orjson.dumps({name: value for name, value in doc.items() if name != "usage"})
+            if not doc.get("choices"):
+                return
+        choices = doc.get("choices")
+        if choices:
+            self._choices_of(doc, choices)
+        out += (b"data: ", data, b"\n\n")
+
+    def _usage(self, usage: Any) -> bool:
+        """Note the usage, of which the last report counts; true when it must be hidden from the client."""
+        if type(usage) is dict:
+            self.usage = parse_usage(usage) or self.usage
+        return self._hide_usage
+
+    def _choices_of(self, doc: Mapping[str, Any], choices: Any) -> None:
+        if not self.response_id:
+            self.response_id = str(doc.get("id") or "")
+            self.response_model = str(doc.get("model") or "")
+            self.created = doc.get("created") or 0
+        for choice in choices:
+            if type(choice) is not dict:
+                continue
+            index = choice.get("index") or 0
+            self._choices.add(index)
+            delta = choice.get("delta")
+            if delta:
+                self._delta(index, delta)
+            elif choice.get("text"):
+                self.started = True
+                self.text.setdefault(index, []).append(choice["text"])
+            reason = choice.get("finish_reason")
+            if reason:
+                self.started = True
+                self._finishes[index] = reason
+
+    def _delta(self, index: int, delta: Mapping[str, Any]) -> None:
+        content = delta.get("content")
+        if content:
+            self.started = True
+            pieces = self.text.get(index)
+            if pieces is None:
+                pieces = self.text[index] = []
+            pieces.append(content)
+            if len(delta) == 1:
+                return
+        for name, value in delta.items():
+            if value and name not in ("role", "content"):
+                self.started = True
+                if name in ("reasoning_content", "reasoning"):
+                    self.other_text.append(str(value))
+                else:
+                    self.beyond_text = True
+                    self.other_text.append(orjson.dumps(value).decode())

@@ -1,0 +1,139 @@
+"""What every endpoint has in common: an id, a known caller, a body within bounds, one answer, one record."""
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections.abc import Callable
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import GatewayError
+from gateway.formats.chat import ChatRequest
+from gateway.proxy import Proxy, Trip, pass_through_headers
+from gateway.server.auth import Headers, read_headers
+from gateway.server.errors import InternalError, allow_header, send_body, send_error, wrong_method
+from gateway.server.relay import relay
+from gateway.server.watch import ClientGone, Watch
+from gateway.upstream.dispatch import PassThrough
+from gateway.upstream.wire import Header
+
+_log = logging.getLogger("gateway")
+
+
+class RequestIds:
+    """Ids that are unique without a system call for each: a random prefix for the process, and a count."""
+
+    def __init__(self) -> None:
+        self._prefix = "req_" + secrets.token_hex(8)
+        self._count = itertools.count(1)
+
+    def next(self) -> str:
+        """A new id."""
+        return f"{self._prefix}{next(self._count):08x}"
+
+
+class Completions:
+    """`POST` endpoint that carries a request to a backend: a plain ASGI callable.
+
+    `parse` reads the body, `upstream_path` is the path below a backend's base URL.
+    """
+
+    def __init__(
+        self, proxy: Proxy, ids: RequestIds, *, parse: Callable[[bytes], ChatRequest], upstream_path: bytes
+    ) -> None:
+        self._proxy = proxy
+        self._ids = ids
+        self._parse = parse
+        self._upstream_path = upstream_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        proxy = self._proxy
+        trip = Trip(self._ids.next(), scope["method"], scope["path"], "chat", proxy.observers)
+        answer = _Started(send)
+        outcome = "error"
+        watch = Watch(receive)
+        proxy.running += 1
+        try:
+            if scope["method"] != "POST":
+                raise wrong_method(scope["method"], scope["path"], ("POST",))
+            proxy.admit_work()
+            outcome = await self._serve(trip, read_headers(scope), watch, answer)
+        except GatewayError as error:
+            await self._refuse(trip, error, answer, watch)
+        except PassThrough as refusal:
+            outcome = await self._pass(trip, refusal, answer, watch)
+        except ClientGone:
+            outcome, trip.status, trip.code = "client_gone", 499, "client_gone"
+        except asyncio.CancelledError:
+            verdict = watch.verdict()
+            if verdict is None:
+                outcome, trip.status = "interrupted", trip.status or 503
+                raise
+            self._uncancel()
+            if isinstance(verdict, GatewayError):
+                await self._refuse(trip, verdict, answer, watch)
+            else:
+                outcome, trip.status, trip.code = "client_gone", 499, "client_gone"
+        except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the reason
+            _log.exception("request %s failed inside the gateway", trip.request_id)
+            fault = InternalError(f"The gateway failed; its log has the reason under {trip.request_id}.")
+            await self._refuse(trip, fault, answer, watch)
+        finally:
+            watch.stop()
+            proxy.running -= 1
+            trip.finish(outcome)
+
+    async def _serve(self, trip: Trip, headers: Headers, watch: Watch, send: "_Started") -> str:
+        proxy = self._proxy
+        runtime = trip.runtime = proxy.runtime
+        trip.principal = runtime.keyring.identify(headers.secret, trip.at)
+        limit = runtime.policy.server.max_body
+        headers.check_body(limit)
+        trip.request = self._parse(await watch.read_body(limit))
+        exchange = await proxy.handle(trip, self._upstream_path, headers.forwarded, headers.task_name())
+        try:
+            trip.status = exchange.status
+            return await relay(exchange, send, watch, trip.request_id)
+        finally:
+            await exchange.aclose()
+
+    async def _refuse(self, trip: Trip, error: GatewayError, send: "_Started", watch: Watch) -> None:
+        watch.stop()
+        trip.status, trip.code = error.status, error.code
+        if send.started:
+            return
+        headers: list[Header] = self._proxy.failed_labels(trip)
+        if error.status == 405:
+            headers.append(allow_header(("POST",)))
+        await send_error(send, error, headers, trip.request_id)
+
+    async def _pass(self, trip: Trip, refusal: PassThrough, send: "_Started", watch: Watch) -> str:
+        """A backend's own refusal, with its own body."""
+        watch.stop()
+        failure = refusal.failure
+        trip.status, trip.code = failure.status or 400, "upstream_refused"
+        headers = [*pass_through_headers(refusal), *self._proxy.failed_labels(trip)]
+        await send_body(send, trip.status, headers, failure.body, trip.request_id)
+        return "error"
+
+    @staticmethod
+    def _uncancel() -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+
+
+class _Started:
+    """A `send` that knows whether the answer has begun: only then is it too late for another status."""
+
+    __slots__ = ("_send", "started")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: object) -> None:
+        self.started = True
+        await self._send(message)  # type: ignore[arg-type]

@@ -1,0 +1,47 @@
+"""Errors as the client sees them: always `{"error": {"message", "type", "param", "code"}}`, with a request id."""
+
+from collections.abc import Sequence
+
+import orjson
+from starlette.types import Send
+
+from gateway.errors import GatewayError, MethodNotAllowed, NotFound
+from gateway.upstream.wire import Header
+
+JSON = (b"content-type", b"application/json")
+
+
+class InternalError(GatewayError):
+    """A fault of the gateway itself; what it was stands in the log under the request's id."""
+
+
+async def send_body(
+    send: Send, status: int, headers: Sequence[Header], body: bytes, request_id: str, *, head_only: bool = False
+) -> None:
+    """One whole answer."""
+    start = [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode())]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": b"" if head_only else body})
+
+
+async def send_error(send: Send, error: GatewayError, headers: Sequence[Header], request_id: str) -> None:
+    """An error as a whole answer."""
+    await send_body(send, error.status, [JSON, *error.headers(), *headers], orjson.dumps(error.to_openai()), request_id)
+
+
+def not_found(path: str) -> NotFound:
+    """No such URL."""
+    return NotFound(
+        f"There is nothing at {path[:200]!r}; the API is at /v1, for example POST /v1/chat/completions.",
+        code="not_found",
+    )
+
+
+def wrong_method(method: str, path: str, allowed: Sequence[str]) -> MethodNotAllowed:
+    """The URL is there, the method is not."""
+    return MethodNotAllowed(f"{method[:20]} is not allowed at {path[:200]}; use {' or '.join(allowed)}.")
+
+
+def allow_header(allowed: Sequence[str]) -> Header:
+    """RFC 9110 section 15.5.6 asks for it."""
+    return (b"allow", ", ".join(allowed).encode())

@@ -1,0 +1,67 @@
+"""`/livez`, `/readyz` and `/metrics`: for those who run the gateway; and the answer to every URL that is not there."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from gateway.proxy import Proxy
+from gateway.server.endpoints import RequestIds
+from gateway.server.errors import JSON, allow_header, not_found, send_body, send_error, wrong_method
+
+METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Page:
+    """A `GET` that needs no key: `render` gives status, content type and body."""
+
+    def __init__(self, ids: RequestIds, render: Callable[[], tuple[int, bytes, bytes]]) -> None:
+        self._ids = ids
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        request_id = self._ids.next()
+        if scope["method"] not in ("GET", "HEAD"):
+            error = wrong_method(scope["method"], scope["path"], ("GET",))
+            await send_error(send, error, [allow_header(("GET",))], request_id)
+            return
+        status, kind, body = self._render()
+        headers = [(b"content-type", kind), (b"cache-control", b"no-store")]
+        await send_body(send, status, headers, body, request_id, head_only=scope["method"] == "HEAD")
+
+
+class Nowhere:
+    """Every URL that is not there."""
+
+    def __init__(self, ids: RequestIds) -> None:
+        self._ids = ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 404."""
+        if scope["type"] == "http":
+            await send_error(send, not_found(scope["path"]), [], self._ids.next())
+
+
+def alive() -> tuple[int, bytes, bytes]:
+    """`/livez`: the process answers."""
+    return 200, JSON[1], b'{"status":"ok"}'
+
+
+def readiness(proxy: Proxy) -> tuple[int, bytes, bytes]:
+    """`/readyz`: which backends are usable and why the others are not; 503 with none, or while shutting down."""
+    runtime = proxy.runtime
+    now = time.monotonic()
+    backends: dict[str, dict[str, Any]] = {}
+    for name in runtime.policy.backends:
+        reason = runtime.policy.disabled.get(name)
+        if reason is None:
+            obstacle = runtime.backends[name].obstacle(now)
+            reason = f"{obstacle.why}, for {obstacle.seconds:.0f} s more" if obstacle is not None else None
+        backends[name] = {"usable": True} if reason is None else {"usable": False, "reason": reason}
+    usable = any(state["usable"] for state in backends.values())
+    status = "draining" if proxy.draining else "ready" if usable else "no backend is usable"
+    body = orjson.dumps({"status": status, "backends": backends})
+    return (200 if status == "ready" else 503), JSON[1], body

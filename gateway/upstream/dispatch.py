@@ -1,0 +1,332 @@
+"""Walks a plan: tries each candidate, and on a failure does what `retry` says follows from it. It knows no money."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.formats.chat import ChatRequest
+from gateway.policy.router import RESTS, Candidate, Dice, Plan
+from gateway.telemetry.records import AttemptRecord
+from gateway.upstream import openai
+from gateway.upstream.backend import ApiKey, Backend
+from gateway.upstream.breaker import Permit, State
+from gateway.upstream.openai import Failed, Plain, Stream
+from gateway.upstream.retry import AGAIN, COUNTED, MAX_WAIT, Failure, Kind, backoff
+from gateway.upstream.slots import Slots
+from gateway.upstream.wire import Header
+
+
+class Skip(Exception):
+    """What `admit` raises when this candidate does not fit but another may; `error` is for when none does."""
+
+    def __init__(self, error: GatewayError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class PassThrough(Exception):
+    """A backend's own refusal of the request, which the client sees as it is."""
+
+    def __init__(self, failure: Failure, backend: str) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+        self.backend = backend
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is sent upstream: the endpoint's path below a backend's base URL, the client's request and its headers."""
+
+    path: bytes
+    request: ChatRequest
+    headers: Sequence[Header]
+    key: str
+    priority: int = 0
+
+
+class Reporter(Protocol):
+    """Who is told what an operator should see as it happens."""
+
+    def event(self, name: str, /, **fields: object) -> None:
+        """Something happened to a backend or to one of its keys."""
+        ...
+
+
+Admit = Callable[[Candidate], Awaitable[int | None]]
+
+
+class Walk:
+    """One request's way along its plan. `tried` counts candidates, `records` every single try."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        call: Call,
+        *,
+        backends: Mapping[str, Backend],
+        slots: Mapping[str, Slots],
+        admit: Admit,
+        clock: Callable[[], float],
+        dice: Dice,
+        report: Reporter,
+    ) -> None:
+        self.plan = plan
+        self.tried = 0
+        self.queue_position = 0
+        self.records: list[AttemptRecord] = []
+        self.candidate: Candidate | None = None
+        self._call = call
+        self._backends = backends
+        self._slots = slots
+        self._admit = admit
+        self._clock = clock
+        self._dice = dice
+        self._report = report
+        self._pending = deque(plan.chosen)
+        self._failure: Failure | None = None
+        self._error: GatewayError | None = None
+        self._too_long = 0
+        self._waited: list[Candidate] = []
+        now = clock()
+        self._resting = [(now + each.wait, each) for each in plan.candidates if each.wait is not None]
+
+    async def run(self) -> "Answer":
+        """The first answer that a candidate gives.
+
+        Raises PassThrough with a backend's own refusal, or a GatewayError when every candidate failed.
+        """
+        while True:
+            while self._pending:
+                candidate = self._pending.popleft()
+                if self._too_long and (candidate.target.facts.context or 0) <= self._too_long:
+                    continue
+                self.candidate = candidate
+                try:
+                    return await self._try(candidate, last=not self._pending)
+                except Skip as skip:
+                    self._error = skip.error
+                except Unavailable as error:
+                    self._error = error
+                except Failed as failed:
+                    self._failed(candidate, failed.failure)
+            if not await self._wait_for_one():
+                raise self._verdict()
+
+    async def _wait_for_one(self) -> bool:
+        """Nothing else can answer: wait for the first that asked for a short rest. False when there is none."""
+        now = self._clock()
+        soon = [(at, n) for n, (at, _) in enumerate(self._resting) if at - now <= MAX_WAIT]
+        if not soon:
+            return False
+        at, candidate = self._resting.pop(min(soon)[1])
+        await asyncio.sleep(max(0.0, at - now))
+        self._pending.append(candidate)
+        return True
+
+    def _failed(self, candidate: Candidate, failure: Failure) -> None:
+        self._failure = failure
+        if failure.kind is Kind.CLIENT:
+            raise PassThrough(failure, candidate.target.backend)
+        if failure.kind is Kind.TOO_LONG:
+            self._too_long = max(self._too_long, candidate.target.facts.context or 0, 1)
+        if failure.kind is Kind.RATE_LIMITED and failure.retry_after is not None and candidate not in self._waited:
+            self._waited.append(candidate)
+            self._resting.append((self._clock() + failure.retry_after, candidate))
+            return
+        backend = self._backends[candidate.target.backend]
+        if failure.kind in (Kind.AUTH, Kind.NO_QUOTA, Kind.RATE_LIMITED) and len(backend.keys) > 1:
+            again = backend.obstacle(self._clock()) is None
+            if again and sum(record.backend == backend.name for record in self.records) < len(backend.keys):
+                self._pending.append(candidate)
+
+    async def _try(self, candidate: Candidate, *, last: bool) -> "Answer":
+        backend = self._backends[candidate.target.backend]
+        now = self._clock()
+        permit = backend.breaker.permit_anyway(now) if last else backend.breaker.permit(now)
+        if permit is None:
+            raise Skip(Unavailable(f"The breaker of backend {backend.name!r} is open."))
+        slots = self._slots.get(backend.name)
+        queued = 0.0
+        taken = False
+        self.tried += 1
+        answer = None
+        try:
+            output = await self._admit(candidate)
+            if slots is not None:
+                if not slots.take_now():
+                    self.queue_position = slots.waiting + 1
+                    self.queue_position = await slots.take(self._call.key, self._call.priority)
+                    queued = self._clock() - now
+                taken = True
+            answer = await self._persist(candidate, backend, permit, output, queued)
+            answer.slots = slots
+        except GatewayError:
+            self.tried -= 1
+            raise
+        except Skip:
+            self.tried -= 1
+            raise
+        finally:
+            if answer is None:
+                backend.breaker.abandoned(permit)
+                if taken and slots is not None:
+                    slots.release()
+        return answer
+
+    async def _persist(
+        self, candidate: Candidate, backend: Backend, permit: Permit, output: int | None, queued: float
+    ) -> "Answer":
+        """Try one candidate as often as its failures and the backend's retry budget allow."""
+        body = self._call.request.encode(candidate.target.model, ask_usage=True, max_output=output)
+        backend.retries.request(self._clock())
+        resend = 0
+        while True:
+            key = backend.pick_key(self._clock())
+            if key is None:
+                raise Failed(Failure(Kind.AUTH, f"no api key of backend {backend.name!r} is usable"))
+            try:
+                return await self._once(candidate, backend, permit, key, body, resend, queued)
+            except Failed as failed:
+                failure = failed.failure
+                now = self._clock()
+                self._note(backend, permit, key, failure, now)
+                wait = self._wait(backend, failure, resend, now)
+                if wait is None:
+                    raise
+            resend += 1
+            if wait:
+                await asyncio.sleep(wait)
+
+    def _wait(self, backend: Backend, failure: Failure, resend: int, now: float) -> float | None:
+        """Seconds until the same backend is tried again; None when it is not."""
+        if failure.kind not in AGAIN or resend >= self.plan.route.retry.attempts:
+            return None
+        if backend.breaker.state(now) is State.OPEN or not backend.retries.retry(now):
+            return None
+        return backoff(resend + 1, self.plan.route.retry, self._dice.chance())
+
+    async def _once(
+        self,
+        candidate: Candidate,
+        backend: Backend,
+        permit: Permit,
+        key: ApiKey,
+        body: bytes,
+        resend: int,
+        queued: float,
+    ) -> "Answer":
+        call = self._call
+        request = call.request
+        clock = self._clock
+        started = clock()
+        target = backend.prefix + call.path
+        backend.busy += 1
+        outcome, detail, status, answer = "cancelled", "", None, None
+        try:
+            answer = await openai.send(
+                backend.wire,
+                target + b"?" + backend.query if backend.query else target,
+                (*call.headers, *key.headers),
+                body,
+                stream=request.stream,
+                hide_usage=not request.include_usage,
+                timeouts=self.plan.route.timeouts,
+                clock=clock,
+                epoch=time.time,
+            )
+            outcome, status = "ok", answer.status
+        except Failed as failed:
+            outcome, detail, status = failed.failure.kind.value, failed.failure.detail, failed.failure.status
+            raise
+        finally:
+            ended = clock()
+            self.records.append(
+                AttemptRecord(
+                    backend=backend.name,
+                    model=candidate.target.model,
+                    started=started,
+                    ended=ended,
+                    outcome=outcome,
+                    status=status,
+                    first_token=ended if answer is not None else None,
+                    resend=resend,
+                    reason=candidate.reason,
+                    detail=detail,
+                    queued=queued,
+                    server_address=backend.host,
+                    server_port=backend.port,
+                )
+            )
+            if answer is None:
+                backend.busy -= 1
+        backend.answered(ended - started, ended)
+        if backend.breaker.succeeded(permit):
+            self._report.event("breaker_closed", backend=backend.name)
+        return Answer(answer, candidate, backend, permit)
+
+    def _note(self, backend: Backend, permit: Permit, key: ApiKey, failure: Failure, now: float) -> None:
+        """Let the backend's health learn from a failure, and tell the operator what changed."""
+        backend.rest(failure, key, now)
+        if failure.kind in (Kind.AUTH, Kind.NO_QUOTA):
+            self._report.event("api_key_rests", backend=backend.name, api_key=key.label, reason=key.why)
+        if failure.kind in COUNTED and backend.breaker.failed(permit, now):
+            self._report.event("breaker_opened", backend=backend.name, reason=failure.detail)
+
+    def _verdict(self) -> GatewayError | PassThrough:
+        """What the client is told when no candidate answered."""
+        failure = self._failure
+        if failure is None:
+            return self._error or nothing_available(self.plan)
+        candidate = self.candidate
+        if failure.passes_through and candidate is not None:
+            return PassThrough(failure, candidate.target.backend)
+        if self._error is not None and not isinstance(self._error, Unavailable):
+            return self._error
+        tried = "; ".join(f"{record.backend}: {record.outcome} ({record.detail})" for record in self.records[-5:])
+        message = f"Every candidate of {self.plan.route.name!r} failed: {tried}."
+        if failure.kind is Kind.SILENT:
+            return UpstreamTimeout(message)
+        if failure.kind in (Kind.AUTH, Kind.NO_QUOTA):
+            return UpstreamFailed(message, code="upstream_auth")
+        if failure.kind is Kind.INVALID:
+            return UpstreamFailed(message, code="upstream_invalid_response")
+        return UpstreamFailed(message, retry_after=failure.retry_after)
+
+
+class Answer:
+    """What a candidate gave, and what must be given back once: the connection, the slot, the count of the busy."""
+
+    __slots__ = ("_open", "backend", "candidate", "content", "permit", "slots")
+
+    def __init__(self, content: Plain | Stream, candidate: Candidate, backend: Backend, permit: Permit) -> None:
+        self.content = content
+        self.candidate = candidate
+        self.backend = backend
+        self.permit = permit
+        self.slots: Slots | None = None
+        self._open = True
+
+    async def aclose(self) -> None:
+        """Give everything back. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self.backend.busy -= 1
+        if self.slots is not None:
+            self.slots.release()
+        if isinstance(self.content, Stream):
+            await self.content.aclose()
+
+
+def nothing_available(plan: Plan) -> Unavailable:
+    """The error when a plan has no candidate to try."""
+    reasons = "; ".join(f"{candidate.target.name}: {candidate.reason}" for candidate in plan.candidates)
+    rests = any(candidate.verdict is RESTS for candidate in plan.candidates)
+    return Unavailable(
+        f"No backend can take a request for {plan.route.name!r} now. {reasons}.",
+        retry_after=plan.rests_for if rests else None,
+    )

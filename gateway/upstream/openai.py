@@ -1,0 +1,243 @@
+"""One try at an OpenAI-compatible backend: bytes out, and an answer, the beginning of a stream, or a failure back."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from gateway.formats.chat_stream import ChatStream
+from gateway.formats.usage import Usage, parse_usage
+from gateway.policy.schema import Timeouts
+from gateway.upstream.retry import Failure, Kind, classify
+from gateway.upstream.wire import (
+    ConnectError,
+    ConnectTimeout,
+    Header,
+    ProtocolError,
+    ReadTimeout,
+    Reply,
+    Wire,
+    WireError,
+)
+
+MAX_BODY = 256 * 2**20
+MAX_ERROR_BODY = 2**20
+_JSON = (b"content-type", b"application/json")
+_ACCEPT_JSON: tuple[Header, ...] = (_JSON, (b"accept", b"application/json"), (b"accept-encoding", b"identity"))
+_ACCEPT_SSE: tuple[Header, ...] = (_JSON, (b"accept", b"text/event-stream"), (b"accept-encoding", b"identity"))
+
+
+class Failed(Exception):
+    """A try that gave no answer."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+class Plain:
+    """A whole answer. `doc` is what `body` parses to."""
+
+    __slots__ = ("body", "doc", "headers", "status", "usage")
+
+    def __init__(self, status: int, headers: Sequence[Header], body: bytes, doc: dict[str, Any]) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.doc = doc
+        usage = doc.get("usage")
+        self.usage: Usage | None = parse_usage(usage) if type(usage) is dict else None
+
+    @property
+    def text(self) -> str:
+        """All that the answer says, for counting."""
+        messages = [choice.get("message") for choice in self.doc["choices"] if isinstance(choice, dict)]
+        said = [message for message in messages if isinstance(message, dict)]
+        calls = [orjson.dumps(message["tool_calls"]).decode() for message in said if message.get("tool_calls")]
+        return "\n".join([str(message["content"]) for message in said if message.get("content")] + calls)
+
+
+class Stream:
+    """A stream whose first token has arrived. `head` are the bytes that the client may see already.
+
+    `waited` adds up the seconds spent waiting for the backend. Times are of the loop's clock.
+    """
+
+    __slots__ = ("_clock", "_deadline", "_idle", "_reply", "events", "head", "headers", "status", "waited")
+
+    def __init__(
+        self, reply: Reply, events: ChatStream, head: bytes, timeouts: Timeouts, clock: Callable[[], float]
+    ) -> None:
+        self._reply = reply
+        self._clock = clock
+        self._idle = timeouts.idle
+        self._deadline = 0.0
+        self.events = events
+        self.head = head
+        self.status = reply.status
+        self.headers = reply.headers
+        self.waited = 0.0
+
+    def until(self, deadline: float) -> None:
+        """Bound the whole stream."""
+        self._deadline = deadline
+
+    async def read(self) -> bytes:
+        """The next bytes for the client; `b""` when the stream has ended, whole or not: `events.whole` tells.
+
+        Raises Failed for a stream that was cut or fell silent.
+        """
+        events = self.events
+        while not events.done and not events.broken and events.error is None:
+            began = self._clock()
+            try:
+                data = await self._reply.read(max(0.001, min(self._idle, self._deadline - began)))
+            except WireError as error:
+                raise Failed(_failure(error, Kind.STALLED)) from error
+            finally:
+                self.waited += self._clock() - began
+            if not data:
+                return events.finish()
+            out = events.feed(data)
+            if out:
+                return out
+        return b""
+
+    async def aclose(self) -> None:
+        """Give the connection back or abort it. A stream that said `[DONE]` has but its closing chunk to send."""
+        if self.events.done:
+            with suppress(WireError):  # the answer is whole; only the connection would be lost
+                await self._reply.read(0.05)
+        await self._reply.aclose()
+
+
+async def send(
+    wire: Wire,
+    target: bytes,
+    headers: Sequence[Header],
+    body: bytes,
+    *,
+    stream: bool,
+    hide_usage: bool,
+    timeouts: Timeouts,
+    clock: Callable[[], float],
+    epoch: Callable[[], float],
+) -> Plain | Stream:
+    """Send a request and wait for its answer, or for the first token of its stream. Raises Failed."""
+    began = clock()
+    first = min(timeouts.first_token, timeouts.total)
+    try:
+        reply = await wire.send(
+            b"POST",
+            target,
+            (*headers, *(_ACCEPT_SSE if stream else _ACCEPT_JSON)),
+            body,
+            connect_timeout=timeouts.connect,
+            timeout=first,
+        )
+    except WireError as error:
+        raise Failed(_failure(error, Kind.SILENT)) from error
+    keep = False
+    try:
+        if reply.status >= 300:
+            raise Failed(await _refusal(reply, epoch()))
+        if stream:
+            opened = await _open(reply, hide_usage, timeouts, began + first, clock)
+            opened.until(began + timeouts.total)
+            keep = True
+            return opened
+        return await _whole(reply, timeouts, began, clock)
+    except WireError as error:
+        raise Failed(_failure(error, Kind.SILENT)) from error
+    finally:
+        if not keep:
+            await reply.aclose()
+
+
+async def _whole(reply: Reply, timeouts: Timeouts, began: float, clock: Callable[[], float]) -> Plain:
+    limit = timeouts.first_token
+    body = await reply.read(max(0.001, min(limit, began + timeouts.total - clock())))
+    more = body
+    pieces = [body]
+    size = len(body)
+    while more:
+        more = await reply.read(max(0.001, min(timeouts.idle, began + timeouts.total - clock())))
+        pieces.append(more)
+        size += len(more)
+        if size > MAX_BODY:
+            raise Failed(Failure(Kind.INVALID, f"an answer of more than {MAX_BODY} bytes"))
+    body = b"".join(pieces)
+    try:
+        doc = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise Failed(Failure(Kind.INVALID, "an answer that is not JSON", status=reply.status)) from None
+    if type(doc) is not dict:
+        raise Failed(Failure(Kind.INVALID, "an answer that is not a JSON object", status=reply.status))
+    if doc.get("error") and not doc.get("choices"):
+        raise Failed(failure_of_error(doc))
+    if type(doc.get("choices")) is not list:
+        raise Failed(Failure(Kind.INVALID, "an answer without `choices`", status=reply.status))
+    return Plain(reply.status, reply.headers, body, doc)
+
+
+async def _open(
+    reply: Reply, hide_usage: bool, timeouts: Timeouts, deadline: float, clock: Callable[[], float]
+) -> Stream:
+    kind = next((value for name, value in reply.headers if name == b"content-type"), b"")
+    if b"json" in kind:
+        raise Failed(Failure(Kind.INVALID, "a stream was asked for, and JSON came", status=reply.status))
+    events = ChatStream(hide_usage=hide_usage)
+    head: list[bytes] = []
+    while not events.started and events.error is None:
+        data = await reply.read(max(0.001, deadline - clock()))
+        if not data:
+            head.append(events.finish())
+            break
+        head.append(events.feed(data))
+        if events.done or events.broken:
+            break
+    if events.error is not None:
+        raise Failed(failure_of_error(events.error))
+    if not events.started and not events.whole:
+        raise Failed(Failure(Kind.CUT, "a stream that ended before its first token", status=reply.status))
+    return Stream(reply, events, b"".join(head), timeouts, clock)
+
+
+async def _refusal(reply: Reply, now: float) -> Failure:
+    pieces = []
+    size = 0
+    while size < MAX_ERROR_BODY:
+        data = await reply.read(5.0)
+        if not data:
+            break
+        pieces.append(data)
+        size += len(data)
+    return classify(reply.status, reply.headers, b"".join(pieces), now)
+
+
+def failure_of_error(doc: Any) -> Failure:
+    """What an error that came with status 200, or inside a stream, means: its own status if it names one, else 500."""
+    error = doc.get("error")
+    fields = error if isinstance(error, dict) else doc
+    code = next((value for name in ("status", "code") if type(value := fields.get(name)) is int), 500)
+    failure = classify(code if 400 <= code < 600 else 500, (), orjson.dumps(doc), 0.0)
+    if failure.passes_through and not isinstance(error, dict):
+        message = str(fields.get("message") or error or "the backend refused the request")
+        body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+        return Failure(failure.kind, failure.detail, status=failure.status, body=orjson.dumps(body))
+    return failure
+
+
+def _failure(error: WireError, silent: Kind) -> Failure:
+    if isinstance(error, ConnectTimeout):
+        kind = Kind.SILENT
+    elif isinstance(error, ConnectError):
+        kind = Kind.REFUSED
+    elif isinstance(error, ReadTimeout):
+        kind = silent
+    elif isinstance(error, ProtocolError):
+        kind = Kind.INVALID
+    else:
+        kind = Kind.CUT
+    return Failure(kind, f"{type(error).__name__}: {error}")
