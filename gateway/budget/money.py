@@ -141,26 +141,29 @@ def _per(atto: int, tokens: int) -> str:
 def cost(usage: Usage, rates: Rates) -> int:
     """Nano-dollars for what was consumed, rounded up once. Parts beyond their whole are not charged twice."""
     tier = _tier(usage.input_tokens, rates)
-    text, atto = usage.input_tokens, rates.request
-    for count, rate in (
-        (usage.audio_input, tier.audio_input),
-        (usage.cache_write_1h, tier.cache_write_1h),
-        (usage.cache_write - usage.cache_write_1h, tier.cache_write),
-        (usage.cached_input, tier.cached_input),
-    ):
-        part = min(max(count, 0), text)
-        atto += part * rate
-        text -= part
+    atto = rates.request
+    text = usage.input_tokens
+    if usage.cached_input or usage.cache_write or usage.audio_input:
+        for count, rate in (
+            (usage.audio_input, tier.audio_input),
+            (usage.cache_write_1h, tier.cache_write_1h),
+            (max(0, usage.cache_write - usage.cache_write_1h), tier.cache_write),
+            (usage.cached_input, tier.cached_input),
+        ):
+            part = min(count, text)
+            atto += part * rate
+            text -= part
     atto += text * tier.input
     text = usage.output_tokens
-    for count, rate in (
-        (usage.image_output, tier.image_output),
-        (usage.audio_output, tier.audio_output),
-        (usage.reasoning, tier.reasoning),
-    ):
-        part = min(count, text)
-        atto += part * rate
-        text -= part
+    if usage.reasoning or usage.audio_output or usage.image_output:
+        for count, rate in (
+            (usage.image_output, tier.image_output),
+            (usage.audio_output, tier.audio_output),
+            (usage.reasoning, tier.reasoning),
+        ):
+            part = min(count, text)
+            atto += part * rate
+            text -= part
     return -(-(atto + text * tier.output) // _ATTO_PER_NANO)
 
 

@@ -92,17 +92,13 @@ class _Unreadable(Exception):
     pass
 
 
-def _count(doc: Mapping[str, Any], *names: str) -> int:
-    """The first of these counts that is there; 0 when none is."""
-    for name in names:
-        value = doc.get(name)
-        if value is None:
-            continue
-        if type(value) is not int or not 0 <= value <= MAX_COUNT:
-            raise _Unreadable(name)
-        if value:
-            return value
-    return 0
+def _count(doc: Mapping[str, Any], name: str) -> int:
+    value = doc.get(name)
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise _Unreadable(name)
+    return value
 
 
 def _details(doc: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -120,8 +116,10 @@ def _chat(doc: Mapping[str, Any]) -> Usage:
     given = _details(doc, "prompt_tokens_details")
     made = _details(doc, "completion_tokens_details")
     hit, miss = _count(doc, "prompt_cache_hit_tokens"), _count(doc, "prompt_cache_miss_tokens")
-    cached = _count(given, "cached_tokens") or hit or _count(doc, "cache_read_input_tokens", "cached_tokens")
-    written = _count(given, "cache_write_tokens", "cache_creation_tokens") or _count(doc, "cache_creation_input_tokens")
+    cached = (
+        _count(given, "cached_tokens") or hit or _count(doc, "cache_read_input_tokens") or _count(doc, "cached_tokens")
+    )
+    written = _count(given, "cache_write_tokens") or _count(doc, "cache_creation_input_tokens")
     reasoning = _count(made, "reasoning_tokens") or _count(doc, "reasoning_tokens")
     prompt = _whole(_count(doc, "prompt_tokens") or hit + miss, cached, written)
     # xAI and Gemini's compatible endpoint leave the reasoning out of completion_tokens; only the total has it
@@ -174,7 +172,7 @@ def _anthropic(doc: Mapping[str, Any]) -> Usage:
         output_tokens=_count(doc, "output_tokens"),
         cached_input=cached,
         cache_write=written,
-        reasoning=_count(made, "thinking_tokens", "reasoning_tokens"),
+        reasoning=_count(made, "thinking_tokens") or _count(made, "reasoning_tokens"),
         cache_write_1h=hour,
     )
 
