@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from gateway.formats.continuation import Continuation
 from gateway.formats.sse import RecordTooLarge, Splitter, comments_of, data_of
 from gateway.formats.usage import Usage, parse_usage
 
@@ -29,6 +30,7 @@ class ChatStream:
         "_splitter",
         "beyond_text",
         "broken",
+        "continues",
         "created",
         "done",
         "error",
@@ -41,9 +43,10 @@ class ChatStream:
         "usage",
     )
 
-    def __init__(self, *, hide_usage: bool) -> None:
+    def __init__(self, *, hide_usage: bool, continues: Continuation | None = None) -> None:
         self._splitter = Splitter()
         self._hide_usage = hide_usage
+        self.continues = continues
         self._choices: set[int] = set()
         self._finishes: dict[int, str] = {}
         self.started = False
@@ -68,6 +71,11 @@ class ChatStream:
     def finish_reasons(self) -> tuple[str, ...]:
         """A reason for each choice that has one, in the order of their index."""
         return tuple(reason for _, reason in sorted(self._finishes.items()))
+
+    @property
+    def all_text(self) -> str:
+        """Everything that was delivered, for counting."""
+        return "".join([piece for pieces in self.text.values() for piece in pieces] + self.other_text)
 
     @property
     def whole(self) -> bool:
@@ -119,9 +127,15 @@ class ChatStream:
             self.error = doc
             return
         if "usage" in doc and self._usage(doc["usage"]):
-            data = orjson.dumps({name: value for name, value in doc.items() if name != "usage"})
+            doc = {name: value for name, value in doc.items() if name != "usage"}
+            data = orjson.dumps(doc)
             if not doc.get("choices"):
                 return
+        if self.continues is not None:
+            joined = self.continues.rewrite(doc)
+            if joined is None:
+                return
+            doc, data = joined, orjson.dumps(joined)
         choices = doc.get("choices")
         if choices:
             self._choices_of(doc, choices)

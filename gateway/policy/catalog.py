@@ -176,7 +176,7 @@ class Catalog:
             rates=rates,
             context=model.context or listed.context,
             max_output=model.max_output or listed.max_output,
-            prefill=model.prefill or listed.prefill,
+            prefill=model.prefill,
             mode=model.mode or listed.mode,
         )
         off = self._policy.disabled.get(model.backend, "")

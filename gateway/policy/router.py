@@ -110,7 +110,7 @@ def plan(
     last = -1
     for group in route.chain:
         for target in order(group, health, dice) if len(group.targets) > 1 else group.targets:
-            why = target.off or _misfit(route, target, wish)
+            why = _misfit(route, target, wish)
             if why:
                 candidates.append(Candidate(target, OUT, why))
                 continue
@@ -176,6 +176,8 @@ def _cost(target: Target) -> float:
 
 
 def _misfit(route: Route, target: Target, wish: Wish) -> str:
+    if target.off:
+        return f"backend {target.backend!r} is off: {target.off}"
     if route.local_only and not target.local:
         return f"the route keeps data local, and backend {target.backend!r} is not"
     facts = target.facts

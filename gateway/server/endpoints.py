@@ -10,11 +10,12 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.errors import GatewayError
 from gateway.formats.chat import ChatRequest
-from gateway.proxy import Proxy, Trip, pass_through_headers
+from gateway.proxy import Proxy, pass_through_headers
 from gateway.server.auth import Headers, read_headers
 from gateway.server.errors import InternalError, allow_header, send_body, send_error, wrong_method
 from gateway.server.relay import relay
 from gateway.server.watch import ClientGone, Watch
+from gateway.trip import Trip
 from gateway.upstream.dispatch import PassThrough
 from gateway.upstream.wire import Header
 
@@ -87,12 +88,20 @@ class Completions:
 
     async def _serve(self, trip: Trip, headers: Headers, watch: Watch, send: "_Started") -> str:
         proxy = self._proxy
-        runtime = trip.runtime = proxy.runtime
-        trip.principal = runtime.keyring.identify(headers.secret, trip.at)
+        runtime = proxy.runtime
+        principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
         limit = runtime.policy.server.max_body
         headers.check_body(limit)
-        trip.request = self._parse(await watch.read_body(limit))
-        exchange = await proxy.handle(trip, self._upstream_path, headers.forwarded, headers.task_name())
+        request = trip.request = self._parse(await watch.read_body(limit))
+        exchange = await proxy.handle(
+            trip,
+            runtime,
+            principal,
+            request,
+            path=self._upstream_path,
+            headers=headers.forwarded,
+            task=headers.task_name(),
+        )
         try:
             trip.status = exchange.status
             return await relay(exchange, send, watch, trip.request_id)

@@ -7,10 +7,11 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.errors import GatewayError, NotFound, PermissionDenied
 from gateway.policy.catalog import AUTO, DEFAULT_TASK, TASK, Route
-from gateway.proxy import Proxy, Trip
+from gateway.proxy import Proxy
 from gateway.server.auth import read_headers
 from gateway.server.endpoints import RequestIds
 from gateway.server.errors import JSON, allow_header, send_body, send_error, wrong_method
+from gateway.trip import Trip
 
 
 class Models:
@@ -56,7 +57,7 @@ class Models:
         return {**self._entry(route), "id": name}
 
     def _caller(self, scope: Scope, trip: Trip) -> tuple[Any, Any]:
-        runtime = trip.runtime = self._proxy.runtime
+        runtime = self._proxy.runtime
         trip.principal = runtime.keyring.identify(read_headers(scope).secret, trip.at)
         return runtime.catalog, trip.principal
 

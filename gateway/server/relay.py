@@ -3,7 +3,8 @@
 from starlette.types import Send
 
 from gateway.errors import StreamBroken
-from gateway.proxy import Exchange, error_event
+from gateway.exchange import Exchange
+from gateway.proxy import error_event
 from gateway.server.errors import send_body
 from gateway.server.watch import Watch
 

@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gateway.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.formats.chat import ChatRequest
+from gateway.formats.chat_stream import ChatStream
+from gateway.formats.continuation import Continuation
 from gateway.policy.router import RESTS, Candidate, Dice, Plan
 from gateway.telemetry.records import AttemptRecord
 from gateway.upstream import openai
@@ -90,6 +92,7 @@ class Walk:
         self._failure: Failure | None = None
         self._error: GatewayError | None = None
         self._too_long = 0
+        self._continuation: Continuation | None = None
         self._waited: list[Candidate] = []
         now = clock()
         self._resting = [(now + each.wait, each) for each in plan.candidates if each.wait is not None]
@@ -115,6 +118,15 @@ class Walk:
                     self._failed(candidate, failed.failure)
             if not await self._wait_for_one():
                 raise self._verdict()
+
+    async def go_on(self, request: ChatRequest, continuation: Continuation) -> "Answer":
+        """Continue a stream that was cut: at a later candidate whose model takes the assistant's beginning."""
+        self._call = replace(self._call, request=request)
+        self._continuation = continuation
+        self._pending = deque(candidate for candidate in self._pending if candidate.target.facts.prefill)
+        self._resting.clear()
+        self._failure = self._error = None
+        return await self.run()
 
     async def _wait_for_one(self) -> bool:
         """Nothing else can answer: wait for the first that asked for a short rest. False when there is none."""
@@ -224,6 +236,9 @@ class Walk:
         clock = self._clock
         started = clock()
         target = backend.prefix + call.path
+        events = None
+        if request.stream:
+            events = ChatStream(hide_usage=not request.include_usage, continues=self._continuation)
         backend.busy += 1
         outcome, detail, status, answer = "cancelled", "", None, None
         try:
@@ -232,8 +247,7 @@ class Walk:
                 target + b"?" + backend.query if backend.query else target,
                 (*call.headers, *key.headers),
                 body,
-                stream=request.stream,
-                hide_usage=not request.include_usage,
+                events=events,
                 timeouts=self.plan.route.timeouts,
                 clock=clock,
                 epoch=time.time,

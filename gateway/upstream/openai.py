@@ -118,20 +118,19 @@ async def send(
     headers: Sequence[Header],
     body: bytes,
     *,
-    stream: bool,
-    hide_usage: bool,
+    events: ChatStream | None,
     timeouts: Timeouts,
     clock: Callable[[], float],
     epoch: Callable[[], float],
 ) -> Plain | Stream:
-    """Send a request and wait for its answer, or for the first token of its stream. Raises Failed."""
+    """Send a request and wait for its answer or, with `events`, for the first token of its stream. Raises Failed."""
     began = clock()
     first = min(timeouts.first_token, timeouts.total)
     try:
         reply = await wire.send(
             b"POST",
             target,
-            (*headers, *(_ACCEPT_SSE if stream else _ACCEPT_JSON)),
+            (*headers, *(_ACCEPT_JSON if events is None else _ACCEPT_SSE)),
             body,
             connect_timeout=timeouts.connect,
             timeout=first,
@@ -142,8 +141,8 @@ async def send(
     try:
         if reply.status >= 300:
             raise Failed(await _refusal(reply, epoch()))
-        if stream:
-            opened = await _open(reply, hide_usage, timeouts, began + first, clock)
+        if events is not None:
+            opened = await _open(reply, events, timeouts, began + first, clock)
             opened.until(began + timeouts.total)
             keep = True
             return opened
@@ -182,12 +181,11 @@ async def _whole(reply: Reply, timeouts: Timeouts, began: float, clock: Callable
 
 
 async def _open(
-    reply: Reply, hide_usage: bool, timeouts: Timeouts, deadline: float, clock: Callable[[], float]
+    reply: Reply, events: ChatStream, timeouts: Timeouts, deadline: float, clock: Callable[[], float]
 ) -> Stream:
     kind = next((value for name, value in reply.headers if name == b"content-type"), b"")
     if b"json" in kind:
         raise Failed(Failure(Kind.INVALID, "a stream was asked for, and JSON came", status=reply.status))
-    events = ChatStream(hide_usage=hide_usage)
     head: list[bytes] = []
     while not events.started and events.error is None:
         data = await reply.read(max(0.001, deadline - clock()))

@@ -1,0 +1,171 @@
+"""An answer on its way to the client: bytes through, usage noted on the side, settled once when it is closed."""
+
+import time
+from collections.abc import Callable
+
+from gateway.errors import GatewayError, StreamBroken
+from gateway.formats.chat import text_of
+from gateway.formats.chat_stream import DONE
+from gateway.formats.continuation import Continuation, continued
+from gateway.formats.tokens import estimate
+from gateway.formats.usage import Usage
+from gateway.trip import Trip
+from gateway.upstream.dispatch import Answer, PassThrough, Reporter, Walk
+from gateway.upstream.openai import Failed, Plain, Stream
+from gateway.upstream.retry import COUNTED, Failure, Kind
+from gateway.upstream.wire import Header
+
+
+class Exchange:
+    """The answer to one request: `headers` and `body`, or a stream to be read. It must be closed, on every exit.
+
+    `ended` says that the answer is complete: nothing more will come from `read`. A stream that is cut or falls silent
+    goes on at the next candidate that can, as one stream; else `read` raises StreamBroken.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_head",
+        "_report",
+        "_said",
+        "_trip",
+        "_walk",
+        "body",
+        "ended",
+        "headers",
+        "status",
+    )
+
+    def __init__(
+        self, trip: Trip, walk: Walk, answer: Answer, headers: Callable[[Answer], list[Header]], report: Reporter
+    ) -> None:
+        self._trip = trip
+        self._walk = walk
+        self._answer: Answer | None = answer
+        self._report = report
+        self._said = ""
+        content = answer.content
+        self.status = content.status
+        trip.first_token = time.monotonic()
+        if isinstance(content, Plain):
+            self._note_plain(answer, content)
+            self.body: bytes | None = content.body
+            self._head = b""
+        else:
+            self.body = None
+            self._head = content.head
+        self.ended = self.body is not None
+        self.headers = headers(answer)
+
+    async def read(self) -> bytes:
+        """The next bytes of a stream; with `ended`, the last. Raises StreamBroken when it cannot be finished."""
+        while True:
+            answer = self._answer
+            if self.ended or answer is None or isinstance(answer.content, Plain):
+                return b""
+            stream = answer.content
+            events = stream.events
+            data, self._head = self._head, b""
+            failure = None
+            if not data and not events.done:
+                try:
+                    data = await stream.read()
+                except Failed as failed:
+                    failure = failed.failure
+            if failure is None:
+                if data and not (events.done or events.broken or events.error is not None):
+                    return data
+                if events.whole:
+                    self.ended = True
+                    return data + DONE
+                if data:
+                    return data
+                failure = _why(stream)
+            await self._go_on(answer, stream, failure)
+
+    async def aclose(self) -> None:
+        """Give everything back, and settle what was used. Idempotent."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            if isinstance(answer.content, Stream):
+                self._note_stream(answer, answer.content)
+            await answer.aclose()
+
+    async def _go_on(self, answer: Answer, stream: Stream, failure: Failure) -> None:
+        """Continue elsewhere what was cut here, or raise StreamBroken."""
+        broken = self._broken(answer, stream, failure)
+        if failure.kind in COUNTED and answer.backend.breaker.failed(answer.permit, time.monotonic()):
+            self._report.event("breaker_opened", backend=answer.backend.name, reason=failure.detail)
+        await self.aclose()
+        events = stream.events
+        request = self._trip.request
+        if request is None or request.n != 1 or events.beyond_text or events.text.keys() - {0}:
+            raise broken
+        said = "".join(events.text.get(0, ()))
+        rest = continued(request, self._said + said, estimate(self._said + said))
+        used = self._trip.usage or Usage()
+        first = events.continues
+        continuation = Continuation(
+            response_id=first.response_id if first is not None else events.response_id,
+            created=first.created if first is not None else events.created,
+            model=first.model if first is not None else events.response_model,
+            delivered=self._said + said,
+            used=used,
+        )
+        try:
+            self._answer = await self._walk.go_on(rest, continuation)
+        except (GatewayError, PassThrough) as error:
+            raise broken from error
+        self._said += said
+        content = self._answer.content
+        if isinstance(content, Stream):
+            self._head = content.head
+
+    def _broken(self, answer: Answer, stream: Stream, failure: Failure) -> StreamBroken:
+        name = answer.backend.name
+        if failure.kind is Kind.STALLED:
+            return StreamBroken(f"Backend {name!r} fell silent in the middle of the answer.", code="stream_stalled")
+        said = _error_message(stream)
+        return StreamBroken(
+            f"Backend {name!r} broke off in the middle of the answer." + (f" It said: {said}" if said else "")
+        )
+
+    def _note_plain(self, answer: Answer, content: Plain) -> None:
+        trip = self._trip
+        trip.used(answer.candidate.target, content.usage or self._estimated(content.text))
+        trip.response_id = str(content.doc.get("id") or "")
+        trip.response_model = str(content.doc.get("model") or "")
+        reasons = (choice.get("finish_reason") for choice in content.doc["choices"] if isinstance(choice, dict))
+        trip.finish_reasons = tuple(reason for reason in reasons if isinstance(reason, str))
+
+    def _note_stream(self, answer: Answer, stream: Stream) -> None:
+        trip, events = self._trip, stream.events
+        trip.waited += stream.waited
+        trip.malformed += events.malformed
+        trip.used(answer.candidate.target, events.usage or self._estimated(events.all_text))
+        trip.response_id = trip.response_id or events.response_id
+        trip.response_model = trip.response_model or events.response_model
+        trip.finish_reasons = events.finish_reasons
+
+    def _estimated(self, text: str) -> Usage:
+        """Usage that the backend did not report, from the text that passed."""
+        request = self._trip.request
+        asked = estimate(text_of(request.doc)) if request is not None else 0
+        return Usage(input_tokens=asked, output_tokens=estimate(text), estimated=True)
+
+
+def _why(stream: Stream) -> Failure:
+    events = stream.events
+    if events.error is not None:
+        return Failure(Kind.TRANSIENT, "an error event in the stream")
+    if events.broken:
+        return Failure(Kind.INVALID, "an event without an end")
+    return Failure(Kind.CUT, "a stream that ended without a finish_reason")
+
+
+def _error_message(stream: Stream) -> str:
+    error = stream.events.error
+    if error is None:
+        return ""
+    inner = error.get("error")
+    return str((inner if isinstance(inner, dict) else error).get("message") or inner or "")[:500]

@@ -1,0 +1,98 @@
+"""Goes on with a stream that was cut: what was delivered becomes the assistant's beginning, two streams one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from gateway.formats.chat import ChatRequest
+from gateway.formats.splice import replace_fields
+from gateway.formats.usage import Usage
+
+_MERGED = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def continued(request: ChatRequest, delivered: str, delivered_tokens: int) -> ChatRequest:
+    """The request that asks for the rest: `delivered` as the last message, the output limit lowered by its tokens.
+
+    Trailing white space is left out of it, since some backends refuse an assistant message that ends with it.
+    """
+    beginning = {"role": "assistant", "content": delivered.rstrip()}
+    messages = orjson.dumps([*request.doc["messages"], beginning])
+    raw = replace_fields(request.raw, request.doc, {"messages": messages})
+    limit = None if request.max_output is None else max(1, request.max_output - delivered_tokens)
+    rest = replace(request, raw=raw, doc={**request.doc, "messages": orjson.Fragment(messages)})
+    if limit is None or limit == request.max_output:
+        return rest
+    lowered = rest.encode(request.model, ask_usage=False, max_output=limit)
+    return replace(rest, raw=lowered, max_output=limit)
+
+
+class Continuation:
+    """Makes the chunks of a later stream those of the first: one id, one role, no repeated text, usage added up."""
+
+    __slots__ = ("_echo", "_held", "_skip", "_used", "created", "model", "response_id")
+
+    def __init__(self, *, response_id: str, created: int, model: str, delivered: str, used: Usage) -> None:
+        self.response_id = response_id
+        self.created = created
+        self.model = model
+        self._used = used
+        self._echo = delivered
+        self._skip = delivered[len(delivered.rstrip()) :]
+        self._held = ""
+
+    def rewrite(self, doc: dict[str, Any]) -> dict[str, Any] | None:
+        """The chunk as the client should see it; None when nothing of it is left."""
+        doc = {**doc, "id": self.response_id, "created": self.created, "model": self.model}
+        usage = doc.get("usage")
+        if isinstance(usage, dict):
+            doc["usage"] = self._added(usage)
+        choices = doc.get("choices") or []
+        kept = [choice for choice in map(self._choice, choices) if choice is not None]
+        if choices and not kept:
+            return None
+        return {**doc, "choices": kept} if choices else doc
+
+    def _choice(self, choice: Any) -> Any:
+        if not isinstance(choice, dict):
+            return choice
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            return choice
+        delta = {name: value for name, value in delta.items() if name != "role"}
+        ends = choice.get("finish_reason") is not None
+        if isinstance(delta.get("content"), str):
+            delta["content"] = self._fresh(delta["content"], ends=ends)
+            if not delta["content"]:
+                del delta["content"]
+        elif ends and self._held:
+            delta["content"] = self._release()
+        if not ends and not any(delta.values()):
+            return None
+        return {**choice, "delta": delta}
+
+    def _fresh(self, content: str, *, ends: bool) -> str:
+        """What was not delivered before: a backend may repeat the beginning it was given, or its last space."""
+        self._held += content
+        if not ends and len(self._held) < len(self._echo) and self._echo.startswith(self._held):
+            return ""
+        return self._release()
+
+    def _release(self) -> str:
+        text, self._held = self._held, ""
+        if self._echo and text.startswith(self._echo):
+            text = text[len(self._echo) :]
+        elif self._skip:
+            text = text.removeprefix(self._skip)
+        self._echo = self._skip = ""
+        return text
+
+    def _added(self, usage: Mapping[str, Any]) -> dict[str, Any]:
+        more = {
+            "prompt_tokens": self._used.input_tokens,
+            "completion_tokens": self._used.output_tokens,
+            "total_tokens": self._used.total_tokens,
+        }
+        return {**usage, **{name: (usage.get(name) or 0) + more[name] for name in _MERGED}}

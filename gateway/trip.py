@@ -1,0 +1,121 @@
+"""What is learnt of one request on its way, and the record of it once it is over."""
+
+import time
+from collections.abc import Sequence
+
+from gateway.budget.money import cost
+from gateway.formats.chat import ChatRequest
+from gateway.formats.usage import Usage
+from gateway.identity.principal import Principal
+from gateway.policy.catalog import Target
+from gateway.telemetry.records import Observer, RequestRecord
+from gateway.upstream.dispatch import Walk
+
+
+class Trip:
+    """One request. `waited` are seconds spent waiting for a stream; `cost` is in nano-dollars, None if unknown."""
+
+    __slots__ = (
+        "_observers",
+        "at",
+        "code",
+        "cost",
+        "finish_reasons",
+        "first_token",
+        "malformed",
+        "method",
+        "operation",
+        "path",
+        "principal",
+        "provider",
+        "request",
+        "request_id",
+        "response_id",
+        "response_model",
+        "started",
+        "status",
+        "usage",
+        "waited",
+        "walk",
+    )
+
+    def __init__(self, request_id: str, method: str, path: str, operation: str, observers: Sequence[Observer]) -> None:
+        self.request_id = request_id
+        self.method = method
+        self.path = path
+        self.operation = operation
+        self.at = time.time()
+        self.started = time.monotonic()
+        self._observers = observers
+        self.principal: Principal | None = None
+        self.request: ChatRequest | None = None
+        self.walk: Walk | None = None
+        self.status = 0
+        self.code = ""
+        self.provider = ""
+        self.usage: Usage | None = None
+        self.cost: int | None = None
+        self.first_token: float | None = None
+        self.waited = 0.0
+        self.malformed = 0
+        self.finish_reasons: tuple[str, ...] = ()
+        self.response_id = ""
+        self.response_model = ""
+
+    def used(self, target: Target, usage: Usage) -> None:
+        """An attempt consumed this; a request that was continued elsewhere consumed several."""
+        rates = target.facts.rates
+        spent = cost(usage, rates) if rates is not None else None
+        if self.usage is None:
+            self.usage, self.cost = usage, spent
+            return
+        self.usage += usage
+        self.cost = None if spent is None or self.cost is None else self.cost + spent
+
+    def finish(self, outcome: str) -> None:
+        """Tell every observer; `outcome` is `ok`, `error`, `interrupted` or `client_gone`."""
+        record = self._record(outcome)
+        for observer in self._observers:
+            observer.finished(record)
+
+    def _record(self, outcome: str) -> RequestRecord:
+        ended = time.monotonic()
+        walk, request, principal = self.walk, self.request, self.principal
+        candidate = walk.candidate if walk is not None else None
+        target = candidate.target if candidate is not None else None
+        route = walk.plan.route if walk is not None else None
+        attempts = tuple(walk.records) if walk is not None else ()
+        waited = self.waited
+        for attempt in attempts:
+            waited += attempt.ended - attempt.started + attempt.queued
+        return RequestRecord(
+            request_id=self.request_id,
+            method=self.method,
+            path=self.path,
+            operation=self.operation,
+            at=self.at,
+            started=self.started,
+            ended=ended,
+            status=self.status,
+            outcome=outcome,
+            code=self.code,
+            key=principal.name if principal is not None else "",
+            team=(principal.team or "") if principal is not None else "",
+            task=route.task if route is not None else "",
+            route=route.name if route is not None else "",
+            route_label=route.label if route is not None else "",
+            model=target.name if target is not None else "",
+            model_label=target.label if target is not None else "",
+            backend=target.backend if target is not None else "",
+            provider=self.provider,
+            stream=request.stream if request is not None else False,
+            usage=self.usage,
+            cost=self.cost,
+            first_token=self.first_token,
+            overhead=max(0.0, ended - self.started - waited),
+            finish_reasons=self.finish_reasons,
+            response_id=self.response_id,
+            response_model=self.response_model,
+            malformed_events=self.malformed,
+            attempts=attempts,
+        )
