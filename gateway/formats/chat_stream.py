@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from gateway.formats.continuation import Continuation
+from gateway.formats.splice import remove_field
 from gateway.formats.sse import RecordTooLarge, Splitter, comments_of, data_of
 from gateway.formats.usage import Usage, parse_usage
 
@@ -128,7 +129,7 @@ class ChatStream:
             return
         if "usage" in doc and self._usage(doc["usage"]):
             doc = {name: value for name, value in doc.items() if name != "usage"}
-            data = orjson.dumps(doc)
+            data = _without_usage(data)
             if not doc.get("choices"):
                 return
         if self.continues is not None:
@@ -139,7 +140,7 @@ class ChatStream:
         choices = doc.get("choices")
         if choices:
             self._choices_of(doc, choices)
-        out += (b"data: ", data, b"\n\n")
+        out += (b"data: ", data.replace(b"\n", b"\ndata: ") if b"\n" in data else data, b"\n\n")
 
     def _usage(self, usage: Any) -> bool:
         """Note the usage, of which the last report counts; true when it must be hidden from the client."""
@@ -186,3 +187,10 @@ class ChatStream:
                 else:
                     self.beyond_text = True
                     self.other_text.append(orjson.dumps(value).decode())
+
+
+def _without_usage(data: bytes) -> bytes:
+    """An event's data without its field `usage`; the rest keeps its bytes, so that no number or escape changes."""
+    if data.count(_USAGE_NULL) == 1 and data.count(b'"usage"') == 1 and b"\\u00" not in data:
+        return data.replace(_USAGE_NULL, b"")
+    return remove_field(data, "usage")

@@ -44,6 +44,30 @@ def replace_fields(raw: bytes, doc: Mapping[str, Any], changes: Mapping[str, byt
     return b"".join(pieces)
 
 
+def remove_field(raw: bytes, name: str) -> bytes:
+    """`raw`, a valid JSON object, without its top-level field `name`."""
+    kept: list[bytes] = []
+    depth = opened = start = 0
+    member: str | None = None
+    for token in _TOKEN.finditer(raw):
+        mark = raw[token.start()]
+        if depth == 1 and mark in b",}":
+            if member is not None and member != name:
+                kept.append(raw[start : token.start()])
+            if mark == 0x7D:
+                return raw[:opened] + b",".join(kept) + raw[token.start() :]
+            member, start = None, token.end()
+        elif depth == 1 and mark == 0x22 and member is None:
+            member = orjson.loads(token[0])
+        elif mark in b"{[":
+            depth += 1
+            if depth == 1:
+                opened = start = token.end()
+        elif mark in b"}]":
+            depth -= 1
+    return raw
+
+
 def names_twice(raw: bytes) -> bool:
     """Whether a top-level field stands more than once."""
     return _value_spans(raw) is None
