@@ -8,29 +8,28 @@ from gateway.policy.schema import Backend as BackendSettings
 from gateway.policy.schema import Breaker as BreakerSettings
 from gateway.upstream.breaker import Breaker, State
 from gateway.upstream.retry import KEY_REST, Failure, Kind, RetryBudget
-from gateway.upstream.wire import Origin, Wire
+from gateway.upstream.wire import Header, Origin, Wire
 
 RATE_LIMITED = "rate limited"
 _DECAY = 10.0  # seconds in which a latency peak loses two thirds of its height
 
 
 class ApiKey:
-    """A backend's own credential, and until when it rests. Times are of the monotonic clock."""
+    """A backend's own credential, and until when it rests. Times are of the monotonic clock.
+
+    A backend that needs no key has one without a secret, its own: what one backend refuses says nothing of another.
+    """
 
     __slots__ = ("headers", "label", "rests_until", "why")
 
-    def __init__(self, secret: str, label: str) -> None:
-        self.headers: Sequence[tuple[bytes, bytes]] = ((b"authorization", b"Bearer " + secret.encode()),)
+    def __init__(self, secret: str | None, label: str) -> None:
+        self.headers: Sequence[Header] = ((b"authorization", b"Bearer " + secret.encode()),) if secret else ()
         self.label = label
         self.rests_until = 0.0
         self.why = ""
 
     def __repr__(self) -> str:
         return f"<ApiKey {self.label}>"
-
-
-NO_KEY = ApiKey("", "none")
-NO_KEY.headers = ()
 
 
 class Backend:
@@ -47,7 +46,8 @@ class Backend:
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.breaker = Breaker(breaker)
         self.retries = RetryBudget()
-        self.keys = [ApiKey(secret, f"{name}#{n}") for n, secret in enumerate(settings.api_keys, 1)] or [NO_KEY]
+        secrets = settings.api_keys or (None,)
+        self.keys = [ApiKey(secret, f"{name}#{n}") for n, secret in enumerate(secrets, 1)]
         self.rests_until = 0.0
         self.busy = 0
         self.last_failure = ""
