@@ -243,6 +243,7 @@ class GenAi:
     """
 
     version: str
+    schema_url: str
     cache_write: str
     token_type: str | None
     input_tokens: OtlpMetric
@@ -278,6 +279,7 @@ _DURATION_141 = _seconds("gen_ai.client.operation.duration", "GenAI operation du
 
 GENAI_141 = GenAi(
     version="1.41.0",
+    schema_url="https://opentelemetry.io/schemas/1.41.0",
     cache_write="gen_ai.usage.cache_creation.input_tokens",
     token_type="gen_ai.token.type",  # noqa: S106  # an attribute's name, not a password
     input_tokens=_USAGE_141,
@@ -289,6 +291,7 @@ GENAI_141 = GenAi(
 )
 GENAI_LATEST = GenAi(
     version="latest",
+    schema_url="",
     cache_write="gen_ai.usage.cache_write.input_tokens",
     token_type=None,
     input_tokens=_tokens("gen_ai.client.inference.operation.input_tokens", "Input tokens of an operation."),
@@ -305,6 +308,19 @@ def genai(opt_in: str | None) -> GenAi:
     chosen = {word.strip() for word in (opt_in or "").split(",")}
     return GENAI_LATEST if "gen_ai_latest_experimental" in chosen else GENAI_141
 
+
+PROVIDERS: Mapping[str, str] = {
+    "": "openai",
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""`gen_ai.provider.name` of a provider, where the conventions call it otherwise than the policies do."""
 
 _SERVER = ("server",)
 _GENAI = ("genai",)
@@ -356,7 +372,7 @@ ATTRIBUTES = (
     Attribute("gateway.cost_usd", "what the request cost, in US dollars", _GENAI),
     Attribute("gateway.usage.estimated", "present when the backend did not report its usage", _GENAI),
     Attribute("gateway.backend", "the backend, as the policies name it", ("genai", "attempt")),
-    Attribute("gateway.model", "the model, as the policies name it", ("genai", "attempt")),
+    Attribute("gateway.model", "the model, as the policies name it", _GENAI),
     Attribute("gateway.attempt.reason", "why the plan came to this candidate", _ATTEMPT),
     Attribute("gateway.attempt.detail", "what went wrong, without content", _ATTEMPT),
 )
@@ -380,8 +396,8 @@ class LogEvent:
 LOG_EVENTS = (
     LogEvent("start", "info", "A worker serves.", ("address", "pid", "policies", "backends", "disabled")),
     LogEvent("stop", "info", "A worker has drained and ends.", ("pid", "reason")),
-    LogEvent("reload", "info", "New policies are in force.", ("policies", "changed")),
-    LogEvent("reload_failed", "error", "New policies are wrong; the old ones stay.", ("policies", "errors")),
+    LogEvent("reloaded", "info", "New policies are in force.", ("policies", "files")),
+    LogEvent("reload_failed", "error", "New policies are wrong; the old ones stay.", ("error",)),
     LogEvent("breaker_opened", "warning", "A backend failed too often and rests.", ("backend", "seconds", "reason")),
     LogEvent("breaker_closed", "info", "A backend works again.", ("backend",)),
     LogEvent("api_key_rests", "warning", "An api key of a backend rests.", ("backend", "api_key", "seconds", "reason")),
@@ -433,6 +449,10 @@ LOG_EVENTS = (
         ),
     ),
     LogEvent("log_dropped", "warning", "Nobody read the log in time.", ("lines",)),
+    LogEvent(
+        "export_trouble", "error", "Traces or metrics are not taken by the collector.", ("signal", "detail", "dropped")
+    ),
+    LogEvent("export_recovered", "info", "The collector takes them again.", ("signal", "dropped")),
     LogEvent("library", "warning", "A message of a library at level warning or above.", ("logger", "message")),
 )
 

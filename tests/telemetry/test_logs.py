@@ -97,12 +97,12 @@ async def test_a_reader_that_does_not_read_costs_lines_and_nothing_else(pipe: Pi
     pipe.drain()
     while log._writer._taken != log._writer._written:
         await asyncio.sleep(0)
-    log.event("reload", policies="p")
+    log.event("reloaded", policies="p")
     log.close()
     written = pipe.lines()
     assert sum(line["event"] == "request" for line in written) == 3000 - dropped
     assert [line["lines"] for line in written if line["event"] == "log_dropped"] == [dropped]
-    assert written[-1]["event"] == "reload"
+    assert written[-1]["event"] == "reloaded"
 
 
 def test_a_reader_that_is_gone_is_no_error(pipe: Pipe) -> None:

@@ -1,0 +1,39 @@
+"""Prompts and answers in the shape that the GenAI conventions give them on spans; only for those who opted in. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+
+def input_json(messages: Iterable[Mapping[str, Any]]) -> str:
+    """`gen_ai.input.messages` from messages in OpenAI's shape: a list of `{role, parts}`. Images are only named."""
+    told = [{"role": message.get("role", "user"), "parts": list(_parts(message))} for message in messages]
+    return orjson.dumps(told, default=str).decode()
+
+
+def output_json(text: str, finish_reasons: tuple[str, ...]) -> str:
+    """`gen_ai.output.messages` from the text of an answer."""
+    reason = finish_reasons[0] if finish_reasons else "error"
+    parts = [{"type": "text", "content": text}]
+    return orjson.dumps([{"role": "assistant", "parts": parts, "finish_reason": reason}]).decode()
+
+
+def _parts(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    content = message.get("content")
+    if message.get("role") == "tool":
+        yield {"type": "tool_call_response", "id": message.get("tool_call_id"), "response": content}
+    elif isinstance(content, str):
+        yield {"type": "text", "content": content}
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, Mapping):
+                yield {"type": "text", "content": part["text"]} if "text" in part else {"type": str(part.get("type"))}
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") or {}
+        yield {
+            "type": "tool_call",
+            "id": call.get("id"),
+            "name": function.get("name"),
+            "arguments": function.get("arguments"),
+        }

@@ -1,0 +1,146 @@
+"""What the standard OTEL_* variables say about exporting: to whom, how, and whether at all. Pure.
+
+Source: the OpenTelemetry specification, "OTLP Exporter Configuration" and "Environment Variable Specification".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+GRPC, HTTP = "grpc", "http/protobuf"
+_CAPTURE = frozenset(("true", "span_only", "span_and_event"))
+
+
+class TelemetryMisconfigured(Exception):
+    """A variable has a value that cannot be obeyed; the message names it and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exporting:
+    """Where one signal (`traces`, `metrics`) goes. `timeout` in seconds; files are paths in PEM."""
+
+    protocol: str
+    endpoint: str
+    headers: tuple[tuple[str, str], ...] = ()
+    timeout: float = 10.0
+    gzip: bool = False
+    insecure: bool = False
+    certificate: str | None = None
+    client_key: str | None = None
+    client_certificate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which requests are traced: those whose trace id's low 64 bits are below `bound`, or as the parent says."""
+
+    bound: int
+    follow_parent: bool
+
+
+def exporting(environ: Mapping[str, str], signal: str) -> Exporting | None:
+    """The exporter of a signal; None when none is configured, which is when nobody named an endpoint or exporter."""
+    if _is_true(environ.get("OTEL_SDK_DISABLED")):
+        return None
+    chosen = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+    specific = _get(environ, f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+    general = _get(environ, "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not (chosen or specific or general) or chosen == "none":
+        return None
+    if chosen and "otlp" not in (word.strip() for word in chosen.split(",")):
+        raise TelemetryMisconfigured(f"OTEL_{signal.upper()}_EXPORTER is {chosen!r}; write otlp or none")
+
+    def option(name: str) -> str | None:
+        return _get(environ, f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}") or _get(
+            environ, f"OTEL_EXPORTER_OTLP_{name}"
+        )
+
+    protocol = option("PROTOCOL") or (GRPC if _port(specific or general) == 4317 else HTTP)
+    if protocol not in (GRPC, HTTP):
+        raise TelemetryMisconfigured(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; write {GRPC} or {HTTP}")
+    endpoint = specific or general or ("http://localhost:4317" if protocol == GRPC else "http://localhost:4318")
+    if protocol == HTTP and not specific:
+        endpoint = f"{endpoint.rstrip('/')}/v1/{signal}"
+    return Exporting(
+        protocol=protocol,
+        endpoint=endpoint,
+        headers=tuple(_pairs(option("HEADERS") or "")),
+        timeout=_number("OTEL_EXPORTER_OTLP_TIMEOUT", option("TIMEOUT") or "10000") / 1000,  # given in milliseconds
+        gzip=option("COMPRESSION") == "gzip",
+        insecure=endpoint.startswith("http://") or ("://" not in endpoint and _is_true(option("INSECURE"))),
+        certificate=option("CERTIFICATE"),
+        client_key=option("CLIENT_KEY"),
+        client_certificate=option("CLIENT_CERTIFICATE"),
+    )
+
+
+def sampling(environ: Mapping[str, str]) -> Sampling:
+    """What `OTEL_TRACES_SAMPLER` and its argument choose; everything that no parent decides otherwise by default."""
+    name = _get(environ, "OTEL_TRACES_SAMPLER") or "parentbased_always_on"
+    kind = name.removeprefix("parentbased_")
+    if kind == "always_on":
+        share = 1.0
+    elif kind == "always_off":
+        share = 0.0
+    elif kind == "traceidratio":
+        share = _number("OTEL_TRACES_SAMPLER_ARG", _get(environ, "OTEL_TRACES_SAMPLER_ARG") or "1.0")
+    else:
+        raise TelemetryMisconfigured(
+            f"OTEL_TRACES_SAMPLER is {name!r}; write always_on, always_off or traceidratio, or parentbased_ before one"
+        )
+    if not 0.0 <= share <= 1.0:
+        raise TelemetryMisconfigured(f"OTEL_TRACES_SAMPLER_ARG is {share}; write a share from 0 to 1")
+    return Sampling(round(share * 2**64), name != kind)
+
+
+def resource(environ: Mapping[str, str], instance: str) -> dict[str, str]:
+    """The attributes of this service: `OTEL_RESOURCE_ATTRIBUTES`, with `OTEL_SERVICE_NAME` or `gateway` as its name.
+
+    `instance` tells this worker from the others: their cumulative metrics would else be taken for one.
+    """
+    found = {"service.name": "gateway", "service.instance.id": instance}
+    found |= dict(_pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")))
+    if name := _get(environ, "OTEL_SERVICE_NAME"):
+        found["service.name"] = name
+    return found
+
+
+def number(environ: Mapping[str, str], name: str, default: float) -> float:
+    """A positive number from a variable, or the default."""
+    found = _number(name, _get(environ, name) or str(default))
+    if found <= 0:
+        raise TelemetryMisconfigured(f"{name} is {found:g}; write a number above 0")
+    return found
+
+
+def captures_content(environ: Mapping[str, str]) -> bool:
+    """Whether `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asks for prompts and answers on spans."""
+    return environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").strip().lower() in _CAPTURE
+
+
+def _get(environ: Mapping[str, str], name: str) -> str | None:
+    return environ.get(name, "").strip() or None
+
+
+def _is_true(value: str | None) -> bool:
+    return value is not None and value.strip().lower() == "true"
+
+
+def _port(endpoint: str | None) -> int | None:
+    return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").port if endpoint else None
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise TelemetryMisconfigured(f"{name} is {value!r}; write a number") from None
+
+
+def _pairs(listed: str) -> list[tuple[str, str]]:
+    found = []
+    for entry in listed.split(","):
+        key, separator, value = entry.partition("=")
+        if separator and key.strip():
+            found.append((unquote(key.strip()), unquote(value.strip())))
+    return found
