@@ -160,6 +160,7 @@ class Escrow:
                 return None
             parts.append((grant, amount))
         for grant, amount in parts:
+            grant.holds += 1
             grant.held += amount
             grant.used += amount
             grant.used_at = monotonic
@@ -181,8 +182,10 @@ class Escrow:
             if more > 0 and not grant.soft and (more > grant.available or lapsed):
                 return False
         for grant, amount in hold.parts:
+            grant.holds -= 1
             grant.give(amount, 0, monotonic)
         for grant, amount in parts:
+            grant.holds += 1
             grant.held += amount
             grant.used += max(amount - before.get(id(grant), 0), 0)
             grant.used_at = monotonic
@@ -210,6 +213,7 @@ class Escrow:
         self._close(hold, "settled")
         at = self._monotonic()
         for grant, amount in hold.parts:
+            grant.holds -= 1
             unit = grant.unit
             if unit == "requests":
                 grant.give(amount, min(actual.get(unit, amount), amount), hold.taken)
@@ -224,6 +228,7 @@ class Escrow:
         self._close(hold, "released")
         at = self._monotonic()
         for grant, amount in hold.parts:
+            grant.holds -= 1
             grant.give(amount, 0, at)
         self._wake_for(hold.parts, at)
 

@@ -31,6 +31,7 @@ class Grant:
         "fading",
         "fractions",
         "held",
+        "holds",
         "key",
         "limit",
         "points",
@@ -58,6 +59,7 @@ class Grant:
         self.start = span.start
         self.end = _NEVER if span.end is None else span.end
         self.available = self.held = self.spent = 0
+        self.holds = 0  # how many, those of nothing included: they may be resized, or overrun
         self.acked = self.base = 0
         self.points: deque[tuple[float, int]] = deque()
         self.used = self.used_before = 0
@@ -144,7 +146,7 @@ class Grant:
 
     def is_idle(self) -> bool:
         """Whether nothing of it is needed any more, and the store knows."""
-        return self.held == 0 and self.available == 0 and self.spent == self.acked and self.is_stated()
+        return self.holds == 0 and self.available == 0 and self.spent == self.acked and self.is_stated()
 
     def return_idle(self, now: float, *, everything: bool = False) -> None:
         """Lower `available` to what recent use makes likely to be needed; nothing, when others wait for it."""
