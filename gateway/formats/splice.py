@@ -13,9 +13,9 @@ _ONLY_MODEL = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("[^"\\]*")')
 def replace_model(raw: bytes, doc: Mapping[str, Any], model: bytes) -> bytes:
     """`raw` with the value of its top-level `model` replaced by the JSON string `model`.
 
-    A JSON string token `"model"` that stands only once must be that field's name, since `doc` has it.
+    Where no name can hide in escapes (`\\u006d`), a `"model"` that stands only once is that field's name: `doc` has it.
     """
-    if raw.count(b'"model"') == 1:
+    if raw.count(b'"model"') == 1 and b"\\u00" not in raw:
         found = _ONLY_MODEL.search(raw)
         if found is not None and orjson.loads(found[1]) == doc["model"]:
             return raw[: found.start(1)] + model + raw[found.end(1) :]
