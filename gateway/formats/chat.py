@@ -10,7 +10,12 @@ from gateway.errors import InvalidRequest
 from gateway.formats.splice import names_twice, replace_fields, replace_model
 
 _OUTPUT_FIELDS = ("max_completion_tokens", "max_tokens")
+_TELLING = tuple(
+    b'"%s"' % name
+    for name in (b"model", b"messages", b"stream", b"stream_options", b"max_tokens", b"max_completion_tokens", b"n")
+)
 MAX_MODEL_NAME = 256
+_DEEPEST = 250  # levels; orjson reads more than it writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,10 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise InvalidRequest(
             f"The body is not valid JSON: {error.msg} at byte {error.pos}.", code="invalid_json"
         ) from None
+    if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _is_too_deep(doc):
+        raise InvalidRequest(
+            f"The body is nested too deeply; send at most {_DEEPEST} levels of lists and objects.", code="invalid_json"
+        )
     if not isinstance(doc, dict):
         raise InvalidRequest(f"The body must be a JSON object, not {_kind(doc)}.", code="invalid_json")
     return doc
@@ -143,9 +152,17 @@ def positive(doc: Mapping[str, Any], name: str) -> int | None:
 
 def _without_repeats(raw: bytes, doc: Mapping[str, Any]) -> bytes:
     """A field that counts for money or routing, named twice or in escapes, must mean the same to every reader."""
-    if b"\\u00" in raw or any(raw.count(name) > 1 for name in (b'"max_tokens"', b'"max_completion_tokens"', b'"n"')):
+    if b"\\u00" in raw or any(raw.count(name) > 1 for name in _TELLING):
         return orjson.dumps(doc) if names_twice(raw) else raw
     return raw
+
+
+def _is_too_deep(doc: Any) -> bool:
+    try:
+        orjson.dumps(doc)
+    except orjson.JSONEncodeError:
+        return True
+    return False
 
 
 def _kind(value: object) -> str:
