@@ -70,6 +70,14 @@ def data_of(record: bytes) -> bytes | None:
 
 
 def comments_of(record: bytes) -> bytes:
-    """The comment lines of a record, as a record of their own; empty when it has none."""
-    lines = [line for line in re.split(rb"\r\n|\r|\n", record) if line.startswith(b":")]
+    """The comment lines of a record, as a record of their own; empty when it has none that are UTF-8."""
+    lines = [line for line in re.split(rb"\r\n|\r|\n", record) if line.startswith(b":") and _is_text(line)]
     return b"\n".join(lines) + b"\n\n" if lines else b""
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:  # OpenAI's decoders raise for it
+        return False
+    return True
