@@ -184,8 +184,8 @@ async def _open(
     reply: Reply, events: ChatStream, timeouts: Timeouts, deadline: float, clock: Callable[[], float]
 ) -> Stream:
     kind = next((value for name, value in reply.headers if name == b"content-type"), b"")
-    if b"json" in kind:
-        raise Failed(Failure(Kind.INVALID, "a stream was asked for, and JSON came", status=reply.status))
+    if b"json" in kind or b"html" in kind:
+        raise Failed(Failure(Kind.INVALID, "a stream was asked for, and JSON or HTML came", status=reply.status))
     head: list[bytes] = []
     while not events.started and events.error is None:
         data = await reply.read(max(0.001, deadline - clock()))
