@@ -79,6 +79,11 @@ class ChatStream:
         return "".join([piece for pieces in self.text.values() for piece in pieces] + self.other_text)
 
     @property
+    def pieces(self) -> int:
+        """How many pieces of text or of anything else were delivered."""
+        return sum(map(len, self.text.values())) + len(self.other_text)
+
+    @property
     def whole(self) -> bool:
         """Whether what was delivered is an answer that the backend meant to end here."""
         return self.error is None and not self.broken and (self.finished or (self.done and self.malformed == 0))
@@ -127,20 +132,31 @@ class ChatStream:
         if doc.get("error") or doc.get("object") == "error":
             self.error = doc
             return
+        try:
+            shown = self._shown(doc, data)
+        except orjson.JSONEncodeError:  # nested deeper than orjson writes
+            self.malformed += 1
+            return
+        if shown:
+            out += (b"data: ", shown.replace(b"\n", b"\ndata: ") if b"\n" in shown else shown, b"\n\n")
+
+    def _shown(self, doc: dict[str, Any], data: bytes) -> bytes:
+        """Note what a chunk means; its data as the client may see it, empty when nothing of it is left."""
         if "usage" in doc and self._usage(doc["usage"]):
+            only_usage = bool(doc["usage"]) and not doc.get("choices")
+            if only_usage:
+                return b""
             doc = {name: value for name, value in doc.items() if name != "usage"}
             data = _without_usage(data)
-            if not doc.get("choices"):
-                return
         if self.continues is not None:
             joined = self.continues.rewrite(doc)
             if joined is None:
-                return
+                return b""
             doc, data = joined, orjson.dumps(joined)
         choices = doc.get("choices")
-        if choices:
+        if choices and type(choices) is list:
             self._choices_of(doc, choices)
-        out += (b"data: ", data.replace(b"\n", b"\ndata: ") if b"\n" in data else data, b"\n\n")
+        return data
 
     def _usage(self, usage: Any) -> bool:
         """Note the usage, of which the last report counts; true when it must be hidden from the client."""
@@ -148,30 +164,32 @@ class ChatStream:
             self.usage = parse_usage(usage) or self.usage
         return self._hide_usage
 
-    def _choices_of(self, doc: Mapping[str, Any], choices: Any) -> None:
+    def _choices_of(self, doc: Mapping[str, Any], choices: list[Any]) -> None:
         if not self.response_id:
             self.response_id = str(doc.get("id") or "")
             self.response_model = str(doc.get("model") or "")
-            self.created = doc.get("created") or 0
+            created = doc.get("created")
+            self.created = created if type(created) is int else 0
         for choice in choices:
             if type(choice) is not dict:
                 continue
-            index = choice.get("index") or 0
+            index = choice.get("index")
+            if type(index) is not int:
+                index = 0
             self._choices.add(index)
             delta = choice.get("delta")
             if delta:
-                self._delta(index, delta)
+                self._delta(index, delta if type(delta) is dict else {"content": delta})
             elif choice.get("text"):
-                self.started = True
-                self.text.setdefault(index, []).append(choice["text"])
+                self._delta(index, {"content": choice["text"]})
             reason = choice.get("finish_reason")
             if reason:
                 self.started = True
-                self._finishes[index] = reason
+                self._finishes[index] = str(reason)
 
     def _delta(self, index: int, delta: Mapping[str, Any]) -> None:
         content = delta.get("content")
-        if content:
+        if content and type(content) is str:
             self.started = True
             pieces = self.text.get(index)
             if pieces is None:
@@ -180,10 +198,10 @@ class ChatStream:
             if len(delta) == 1:
                 return
         for name, value in delta.items():
-            if value and name not in ("role", "content"):
+            if value and name != "role" and (name != "content" or type(value) is not str):
                 self.started = True
-                if name in ("reasoning_content", "reasoning"):
-                    self.other_text.append(str(value))
+                if name in ("reasoning_content", "reasoning") and type(value) is str:
+                    self.other_text.append(value)
                 else:
                     self.beyond_text = True
                     self.other_text.append(orjson.dumps(value).decode())

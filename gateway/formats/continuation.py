@@ -49,7 +49,9 @@ class Continuation:
         usage = doc.get("usage")
         if isinstance(usage, dict):
             doc["usage"] = self._added(usage)
-        choices = doc.get("choices") or []
+        choices = doc.get("choices")
+        if not isinstance(choices, list):
+            return doc
         kept = [choice for choice in map(self._choice, choices) if choice is not None]
         if choices and not kept:
             return None
@@ -95,4 +97,5 @@ class Continuation:
             "completion_tokens": self._used.output_tokens,
             "total_tokens": self._used.total_tokens,
         }
-        return {**usage, **{name: (usage.get(name) or 0) + more[name] for name in _MERGED}}
+        said = {name: usage.get(name) for name in _MERGED}
+        return {**usage, **{name: (n if type(n) is int else 0) + more[name] for name, n in said.items()}}
