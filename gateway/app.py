@@ -1,52 +1,80 @@
 """Composition root: builds every object from the settings and policies, the routes, and what runs beside requests."""
 
 import asyncio
+import os
+import secrets
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from gateway.admission import TermsBook
+from gateway.budget.escrow import Alert, Escrow, Overrun
+from gateway.budget.keys_watch import KeysWatch
+from gateway.budget.managed import keyring_of
+from gateway.budget.meter import NANO
 from gateway.budget.prices import PriceList
+from gateway.budget.recorder import Recorder
+from gateway.budget.store import ManagedKey, Store, StoreDown
+from gateway.budget.stores import shown
 from gateway.formats.chat import parse_chat
-from gateway.identity.keyring import Keyring
-from gateway.policy.catalog import Catalog, Facts
 from gateway.policy.loader import PolicyError
-from gateway.policy.schema import Backend as BackendSettings
 from gateway.policy.schema import Policy
-from gateway.proxy import Dice, Proxy, Runtime
+from gateway.proxy import Bank, Dice, Proxy
+from gateway.runtime import build_runtime
 from gateway.server.endpoints import Completions, RequestIds
 from gateway.server.health import METRICS_TYPE, Nowhere, Page, alive, readiness
 from gateway.server.models import Models
 from gateway.settings import Settings
 from gateway.telemetry.logs import Log
 from gateway.telemetry.metrics import BackendGauges, Metrics
-from gateway.upstream.backend import Backend, origin_of
-from gateway.upstream.direct import open_wire
-from gateway.upstream.simulator import SimulatorWire
-from gateway.upstream.slots import Slots
-from gateway.upstream.wire import Wire
+from gateway.upstream.backend import Backend
+from gateway.upstream.prober import Prober
 
-LOOK_FOR_CHANGES = 1.0  # seconds
+TICK = 0.5  # seconds
 
 
 class Gateway:
     """One process's gateway: `app` is the ASGI application, `reload` swaps the policies."""
 
-    def __init__(self, policy: Policy, *, source: Callable[[], Policy], settings: Settings, log: Log) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        source: Callable[[], Policy],
+        settings: Settings,
+        store: Store,
+        log: Log,
+        metrics: Metrics,
+    ) -> None:
         self._source = source
         self._settings = settings
-        self._directory = settings.policies
         self._log = log
-        self._prices = PriceList.load()
+        self._metrics = metrics
         self._stamp = _stamp(settings.policies)
-        self._metrics = Metrics()
         self._gauges: dict[str, BackendGauges] = {}
-        self._wires: set[asyncio.Task[None]] = set()
-        runtime = build_runtime(policy, self._prices)
-        self.proxy = Proxy(runtime, report=log, observers=(self._metrics, log), dice=Dice())
+        self._closing: set[asyncio.Task[None]] = set()
+        self._store_is_open = False
+        self._keys = KeysWatch(store, changed=self._know_keys, trouble=self._store_fails, recovered=self._store_works)
+        worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        escrow = Escrow(
+            store,
+            worker,
+            store_down=policy.server.store_down,
+            on_overrun=self._tell_overrun,
+            on_alert=self._tell_alert,
+        )
+        self._bank = Bank(store, escrow, Recorder(store, worker, lost=self._tell_lost))
+        dice = Dice()
+        self.proxy = Proxy(
+            build_runtime(policy, PriceList.load()), self._bank, report=log, observers=(metrics, log), dice=dice
+        )
+        self._prober = Prober(lambda: self.proxy.runtime.backends)
         ids = RequestIds()
         models = Models(self.proxy, ids, created=int(time.time()))
         chat = Completions(self.proxy, ids, parse=parse_chat, upstream_path=b"/chat/completions")
@@ -66,16 +94,17 @@ class Gateway:
 
     def reload(self) -> bool:
         """Read the policies again and put them in force as a whole; a bad file changes nothing and is reported."""
-        self._stamp = _stamp(self._directory)
+        self._stamp = _stamp(self._settings.policies)
         try:
             policy = self._source()
-            check_exposure(policy, self._settings.host)
-            runtime = build_runtime(policy, self._prices, self.proxy.runtime)
+            check_exposure(policy, self._settings.host, managed_keys=len(self._keys.keys))
+            runtime = build_runtime(policy, PriceList.load(), self._keys.keys, self.proxy.runtime)
         except (PolicyError, ValueError, OSError) as error:
             self._log.event("reload_failed", error=str(error))
             return False
         old, self.proxy.runtime = self.proxy.runtime, runtime
-        self._log.event("reloaded", policies=str(self._directory or "demo"), files=len(policy.sources))
+        self._bank.escrow.store_down = policy.server.store_down
+        self._log.event("reloaded", policies=str(self._settings.policies or "demo"), files=len(policy.sources))
         kept = {id(backend.wire) for backend in runtime.backends.values()}
         for backend in old.backends.values():
             if id(backend.wire) not in kept:
@@ -91,29 +120,70 @@ class Gateway:
             await backend.wire.aclose()
 
         task = asyncio.get_running_loop().create_task(close_when_idle())
-        self._wires.add(task)
-        task.add_done_callback(self._wires.discard)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     @asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
-        self._log.start(asyncio.get_running_loop())
-        ticking = asyncio.get_running_loop().create_task(self._tick())
+        loop = asyncio.get_running_loop()
+        self._log.start(loop)
+        await self._open_store()
+        await self._bank.escrow.start()
+        await self._bank.recorder.start()
+        await self._keys.start()
+        beside = [loop.create_task(self._tick()), loop.create_task(self._prober.run())]
         try:
             yield
         finally:
-            ticking.cancel()
+            for task in beside:
+                task.cancel()
+            await self._keys.stop()
             for backend in self.proxy.runtime.backends.values():
                 await backend.wire.aclose()
+            await self._close_bank()
             self._log.close()
             self._metrics.close()
 
+    async def _open_store(self) -> None:
+        """Open the store, or go on without it for now: what needs it is answered as CONTRACT section 5 says."""
+        try:
+            await self._bank.store.open()
+        except StoreDown:
+            if self._settings.store.startswith("sqlite"):
+                raise
+            return
+        self._store_is_open = True
+
+    async def _close_bank(self) -> None:
+        """Tell the store everything that it does not know yet, and leave."""
+        try:
+            await self._bank.recorder.aclose()
+            await self._bank.escrow.aclose()
+        except StoreDown as error:
+            self._store_fails(str(error))
+        await self._bank.store.close()
+
     async def _tick(self) -> None:
-        """Once a second: look for changed policies, and show how the backends are doing."""
+        """Twice a second: look for changed policies, show how backends are doing, and watch the store."""
         while True:
-            await asyncio.sleep(LOOK_FOR_CHANGES)
+            await asyncio.sleep(TICK)
             self._show_backends()
-            if self._directory is not None and _stamp(self._directory) != self._stamp:
+            if self._settings.policies is not None and _stamp(self._settings.policies) != self._stamp:
                 self.reload()
+            if not self._store_is_open:
+                await self._open_store()
+
+    def _know_keys(self, keys: Sequence[ManagedKey]) -> None:
+        """Managed keys have changed: from now on they are as the store says."""
+        runtime = self.proxy.runtime
+        keyring = keyring_of(runtime.policy, keys)
+        self.proxy.runtime = replace(runtime, keyring=keyring, terms=TermsBook(runtime.policy))
+
+    def _store_fails(self, detail: str) -> None:
+        self._log.event("store_trouble", store=shown(self._settings.store), detail=detail)
+
+    def _store_works(self, seconds: float) -> None:
+        self._log.event("store_recovered", store=shown(self._settings.store), seconds=round(seconds, 1))
 
     def _show_backends(self) -> None:
         runtime, now = self.proxy.runtime, time.monotonic()
@@ -129,69 +199,55 @@ class Gateway:
         self._show_backends()
         return 200, METRICS_TYPE, self._metrics.render()
 
+    def _tell_alert(self, alert: Alert) -> None:
+        meter = alert.limit.meter
+        scale = NANO if meter.unit == "usd" else 1
+        self._log.event(
+            "budget_alert",
+            scope=meter.scope,
+            name=meter.name,
+            window=meter.window.name,
+            unit=meter.unit,
+            mark=alert.fraction,
+            spent=alert.spent / scale,
+            limit=alert.limit.amount / scale,
+        )
 
-def build_runtime(policy: Policy, prices: PriceList, old: Runtime | None = None) -> Runtime:
-    """Objects for these policies; a backend whose settings did not change goes on as it is."""
-    backends: dict[str, Backend] = {}
-    slots: dict[str, Slots] = {}
-    for name, settings in policy.backends.items():
-        if name in policy.disabled:
-            continue
-        if old is not None and name in old.backends and _same_backend(name, old.policy, policy):
-            backends[name] = old.backends[name]
-            if name in old.slots:
-                slots[name] = old.slots[name]
-            continue
-        backends[name] = Backend(name, settings, policy.defaults.breaker, _wire(name, settings))
-        if settings.slots is not None:
-            slots[name] = Slots(name, settings.slots, settings.queue.size, settings.queue.timeout)
-    catalog = Catalog(policy, lambda _, backend, model: facts_of(prices, backend, model))
-    return Runtime(policy, catalog, Keyring.from_policy(policy), backends, slots)
+    def _tell_overrun(self, overrun: Overrun) -> None:
+        meter = overrun.limit.meter
+        scale = NANO if meter.unit == "usd" else 1
+        self._log.event(
+            "budget_overrun",
+            scope=meter.scope,
+            name=meter.name,
+            window=meter.window.name,
+            unit=meter.unit,
+            request_id=overrun.hold_id,
+            over=(overrun.actual - overrun.held) / scale,
+        )
 
-
-def facts_of(prices: PriceList, backend: BackendSettings, model: str) -> Facts:
-    """What the bundled list knows of a model; nothing for a local backend, where the same name costs nothing."""
-    if backend.local or backend.provider == "simulator":
-        return Facts()
-    listed = prices.lookup(backend.provider, backend.base_url, model)
-    if listed is None:
-        return Facts()
-    return Facts(
-        rates=listed.rates,
-        context=listed.context,
-        max_output=listed.max_output,
-        prefill=listed.prefill,
-        mode=listed.mode,
-    )
+    def _tell_lost(self, records: int) -> None:
+        self._log.event("usage_lost", records=records)
 
 
-def check_exposure(policy: Policy, host: str) -> None:
+def check_exposure(policy: Policy, host: str, *, managed_keys: int = 0) -> None:
     """Refuse policies that nobody could use, or that everybody could. Raises ValueError with what to do."""
     if policy.server.auth == "none" and not is_loopback(host):
         raise ValueError(
             f"server.auth is `none`, which lets everybody in, and {host} is not a loopback address; "
             "write `server: {auth: keys}` with `keys:` in the policies, or serve with --host 127.0.0.1."
         )
-    if policy.server.auth == "keys" and not policy.keys:
+    if policy.server.auth == "keys" and not policy.keys and not managed_keys:
         raise ValueError(
-            "server.auth is `keys`, and the policies name no key, so nobody could use this gateway; add one under "
-            "`keys:` (`name: {hash: sha256:…}`), or write `server: {auth: none}` to serve this machine alone."
+            "server.auth is `keys`, and there is no key, so nobody could use this gateway; make one with `gateway keys "
+            "create NAME`, or add one under `keys:` in the policies (`name: {hash: sha256:…}`), or write "
+            "`server: {auth: none}` to serve this machine alone."
         )
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
-
-
-def _same_backend(name: str, old: Policy, new: Policy) -> bool:
-    return old.backends[name] == new.backends[name] and old.defaults.breaker == new.defaults.breaker
-
-
-def _wire(name: str, settings: BackendSettings) -> Wire:
-    if settings.provider == "simulator" and settings.simulator is not None:
-        return SimulatorWire(name, settings.simulator)
-    return open_wire(origin_of(settings))
 
 
 def _stamp(directory: Path | None) -> tuple[tuple[str, int, int], ...]:

@@ -1,8 +1,10 @@
 """An answer on its way to the client: bytes through, usage noted on the side, settled once when it is closed."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
+from gateway.admission import Admission
 from gateway.errors import GatewayError, StreamBroken
 from gateway.formats.chat import text_of
 from gateway.formats.chat_stream import DONE
@@ -24,6 +26,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_admission",
         "_answer",
         "_head",
         "_report",
@@ -37,10 +40,17 @@ class Exchange:
     )
 
     def __init__(
-        self, trip: Trip, walk: Walk, answer: Answer, headers: Callable[[Answer], list[Header]], report: Reporter
+        self,
+        trip: Trip,
+        walk: Walk,
+        admission: Admission,
+        answer: Answer,
+        headers: Callable[[Answer], list[Header]],
+        report: Reporter,
     ) -> None:
         self._trip = trip
         self._walk = walk
+        self._admission = admission
         self._answer: Answer | None = answer
         self._report = report
         self._said = ""
@@ -112,10 +122,15 @@ class Exchange:
             delivered=self._said + said,
             used=used,
         )
+        self._admission.go_on(rest)
         try:
             self._answer = await self._walk.go_on(rest, continuation)
         except (GatewayError, PassThrough) as error:
+            self._admission.release()
             raise broken from error
+        except asyncio.CancelledError:
+            self._admission.release()  # no token of it had come; what came before is settled
+            raise
         self._said += said
         content = self._answer.content
         if isinstance(content, Stream):
@@ -132,7 +147,7 @@ class Exchange:
 
     def _note_plain(self, answer: Answer, content: Plain) -> None:
         trip = self._trip
-        trip.used(answer.candidate.target, content.usage or self._estimated(content.text))
+        self._settle(answer, content.usage or self._estimated(content.text))
         trip.response_id = str(content.doc.get("id") or "")
         trip.response_model = str(content.doc.get("model") or "")
         reasons = (choice.get("finish_reason") for choice in content.doc["choices"] if isinstance(choice, dict))
@@ -142,16 +157,24 @@ class Exchange:
         trip, events = self._trip, stream.events
         trip.waited += stream.waited
         trip.malformed += events.malformed
-        trip.used(answer.candidate.target, events.usage or self._estimated(events.all_text))
+        self._settle(answer, events.usage or self._estimated(events.all_text, events.pieces))
         trip.response_id = trip.response_id or events.response_id
         trip.response_model = trip.response_model or events.response_model
         trip.finish_reasons = events.finish_reasons
 
-    def _estimated(self, text: str) -> Usage:
-        """Usage that the backend did not report, from the text that passed."""
+    def _settle(self, answer: Answer, usage: Usage) -> None:
+        spent = self._trip.used(answer.candidate.target, usage)
+        self._admission.settle(usage, spent)
+
+    def _estimated(self, text: str, pieces: int = 0) -> Usage:
+        """Usage that the backend did not report, from the text that passed: a piece is a token at least.
+
+        Of a stream that was left, one more may have been made that did not arrive.
+        """
         request = self._trip.request
         asked = estimate(text_of(request.doc)) if request is not None else 0
-        return Usage(input_tokens=asked, output_tokens=estimate(text), estimated=True)
+        made = max(estimate(text), pieces + (1 if pieces and not self.ended else 0))
+        return Usage(input_tokens=asked, output_tokens=made, estimated=True)
 
 
 def _why(stream: Stream) -> Failure:

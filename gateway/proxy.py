@@ -1,28 +1,31 @@
 """The story of one request: plan, hold, dispatch, relay, settle."""
 
+import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import orjson
 
+from gateway.admission import Admission
+from gateway.budget.escrow import Escrow
 from gateway.budget.money import format_usd
+from gateway.budget.recorder import Recorder
+from gateway.budget.store import Store
 from gateway.errors import GatewayError, Unavailable
 from gateway.exchange import Exchange
 from gateway.formats.chat import ChatRequest, text_of
 from gateway.formats.tokens import estimate
-from gateway.identity.keyring import Keyring
+from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
-from gateway.policy.catalog import Catalog, Route, Target
-from gateway.policy.router import Candidate, Wish, plan
-from gateway.policy.schema import Policy
+from gateway.policy.catalog import Route, Target
+from gateway.policy.router import Wish, plan
+from gateway.runtime import Runtime
 from gateway.telemetry.records import Observer
 from gateway.trip import Trip
-from gateway.upstream.backend import Backend
 from gateway.upstream.dispatch import Answer, Call, PassThrough, Reporter, Walk
-from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Header
 
 _NOT_PASSED = frozenset(
@@ -36,14 +39,12 @@ _NOT_PASSED_PREFIXES = (b"x-gateway-", b"x-ratelimit-", b"access-control-")
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
-    """Everything that one set of policies makes; replaced as a whole when they are reloaded."""
+class Bank:
+    """Where money is kept: this worker's escrow, its usage records on their way, and the store behind both."""
 
-    policy: Policy
-    catalog: Catalog
-    keyring: Keyring
-    backends: Mapping[str, Backend]
-    slots: Mapping[str, Slots]
+    store: Store
+    escrow: Escrow
+    recorder: Recorder
 
 
 class Dice:
@@ -63,8 +64,11 @@ class Dice:
 class Proxy:
     """Carries requests. `runtime` is the policies now in force; a request keeps those it began with."""
 
-    def __init__(self, runtime: Runtime, *, report: Reporter, observers: Sequence[Observer], dice: Dice) -> None:
+    def __init__(
+        self, runtime: Runtime, bank: Bank, *, report: Reporter, observers: Sequence[Observer], dice: Dice
+    ) -> None:
         self.runtime = runtime
+        self._bank = bank
         self.observers = observers
         self.draining = False
         self.running = 0
@@ -88,19 +92,41 @@ class Proxy:
         wish = Wish(request.model, task, asked, request.max_output)
         now = time.monotonic()
         way = plan(runtime.catalog, principal, wish, runtime.backends, now, self.dice)
+        admission = trip.admission = Admission(
+            self._bank.escrow, runtime.terms, principal, request, way.route, trip.request_id
+        )
         walk = trip.walk = Walk(
             way,
             Call(path, request, headers, principal.name, principal.priority),
             backends=runtime.backends,
             slots=runtime.slots,
-            admit=_admit,
+            gate=admission,
             clock=time.monotonic,
             dice=self.dice,
             report=self._report,
         )
-        answer = await walk.run()
+        try:
+            answer = await walk.run()
+        except asyncio.CancelledError:
+            if walk.was_in_flight:
+                self._leave_in_doubt(trip, walk, admission, request)
+            raise
+        finally:
+            admission.give_up_unless(answered=walk.answered)
         trip.provider = answer.backend.settings.provider
-        return Exchange(trip, walk, answer, lambda answer: self._headers(trip, walk, answer), self._report)
+        return Exchange(trip, walk, admission, answer, lambda answer: self._headers(trip, walk, answer), self._report)
+
+    def _leave_in_doubt(self, trip: Trip, walk: Walk, admission: Admission, request: ChatRequest) -> None:
+        """The client left while a backend worked: what it made nobody knows, so it costs what it was permitted to.
+
+        Of a stream no token had come; it costs its prompt, and one token that may have been on its way.
+        """
+        target = walk.records[-1] and walk.candidate and walk.candidate.target
+        if not target:
+            return
+        asked = Usage(input_tokens=estimate(text_of(request.doc)), output_tokens=1, estimated=True)
+        usage = asked if request.stream else admission.most() or asked
+        admission.settle(usage, trip.used(target, usage))
 
     def _headers(self, trip: Trip, walk: Walk, answer: Answer) -> list[Header]:
         """The headers of an answer, but for its length and its id."""
@@ -115,7 +141,7 @@ class Proxy:
             headers.append((b"x-gateway-queue-position", b"%d" % walk.queue_position))
         if trip.cost is not None:
             headers.append((b"x-gateway-cost-usd", format_usd(trip.cost).encode()))
-        return headers
+        return headers + trip.admission.headers() if trip.admission is not None else headers
 
     def labels(self, route: Route, target: Target) -> list[Header]:
         """`x-gateway-route`, `-model` and `-backend`."""
@@ -139,7 +165,11 @@ class Proxy:
         if walk.candidate is not None:
             headers = [*self.labels(walk.plan.route, walk.candidate.target)]
         headers.append((b"x-gateway-attempts", b"%d" % walk.tried))
-        return headers
+        return headers + trip.admission.headers() if trip.admission is not None else headers
+
+    def begin(self, request_id: str, method: str, path: str, operation: str) -> Trip:
+        """The trip of a request that has come in."""
+        return Trip(request_id, method, path, operation, self.observers, self._bank.recorder)
 
     def admit_work(self) -> None:
         """Raise Unavailable while the gateway is shutting down."""
@@ -151,11 +181,6 @@ def pass_through_headers(error: PassThrough) -> list[Header]:
     """The headers of a backend's refusal that the client may see."""
     kept = [pair for pair in error.failure.headers if pair[0] == b"content-type"]
     return kept or [(b"content-type", b"application/json")]
-
-
-async def _admit(candidate: Candidate) -> int | None:
-    del candidate
-    return None
 
 
 def _ascii(text: str) -> bytes:

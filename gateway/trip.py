@@ -3,7 +3,10 @@
 import time
 from collections.abc import Sequence
 
-from gateway.budget.money import cost
+from gateway.admission import Admission
+from gateway.budget.money import cost, price_note
+from gateway.budget.recorder import Recorder
+from gateway.budget.store import UsageRecord
 from gateway.formats.chat import ChatRequest
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
@@ -17,6 +20,8 @@ class Trip:
 
     __slots__ = (
         "_observers",
+        "_recorder",
+        "admission",
         "at",
         "code",
         "cost",
@@ -25,6 +30,7 @@ class Trip:
         "malformed",
         "method",
         "operation",
+        "parts",
         "path",
         "principal",
         "provider",
@@ -39,7 +45,15 @@ class Trip:
         "walk",
     )
 
-    def __init__(self, request_id: str, method: str, path: str, operation: str, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        method: str,
+        path: str,
+        operation: str,
+        observers: Sequence[Observer],
+        recorder: Recorder | None = None,
+    ) -> None:
         self.request_id = request_id
         self.method = method
         self.path = path
@@ -47,6 +61,8 @@ class Trip:
         self.at = time.time()
         self.started = time.monotonic()
         self._observers = observers
+        self._recorder = recorder
+        self.admission: Admission | None = None
         self.principal: Principal | None = None
         self.request: ChatRequest | None = None
         self.walk: Walk | None = None
@@ -55,6 +71,7 @@ class Trip:
         self.provider = ""
         self.usage: Usage | None = None
         self.cost: int | None = None
+        self.parts: list[tuple[Target, Usage, int | None]] = []
         self.first_token: float | None = None
         self.waited = 0.0
         self.malformed = 0
@@ -62,19 +79,24 @@ class Trip:
         self.response_id = ""
         self.response_model = ""
 
-    def used(self, target: Target, usage: Usage) -> None:
-        """An attempt consumed this; a request that was continued elsewhere consumed several."""
+    def used(self, target: Target, usage: Usage) -> int | None:
+        """An attempt consumed this; its cost in nano-dollars. A request that went on elsewhere has several parts."""
         rates = target.facts.rates
         spent = cost(usage, rates) if rates is not None else None
+        self.parts.append((target, usage, spent))
         if self.usage is None:
             self.usage, self.cost = usage, spent
-            return
-        self.usage += usage
-        self.cost = None if spent is None or self.cost is None else self.cost + spent
+        else:
+            self.usage += usage
+            self.cost = None if spent is None or self.cost is None else self.cost + spent
+        return spent
 
     def finish(self, outcome: str) -> None:
         """Tell every observer; `outcome` is `ok`, `error`, `interrupted` or `client_gone`."""
         record = self._record(outcome)
+        if self._recorder is not None and self.parts:
+            for part in self.parts:
+                self._recorder.add(_usage_record(record, *part))
         for observer in self._observers:
             observer.finished(record)
 
@@ -119,3 +141,30 @@ class Trip:
             malformed_events=self.malformed,
             attempts=attempts,
         )
+
+
+def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: int | None) -> UsageRecord:
+    tries = [attempt for attempt in record.attempts if attempt.backend == target.backend]
+    rates = target.facts.rates
+    return UsageRecord(
+        at=record.at,
+        request_id=record.request_id,
+        key=record.key,
+        team=record.team,
+        task=record.task,
+        route=record.route,
+        model=target.name,
+        backend=target.backend,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost=spent or 0,
+        cached_tokens=usage.cached_input,
+        cache_write_tokens=usage.cache_write,
+        reasoning_tokens=usage.reasoning,
+        price=price_note(rates) if rates is not None else "",
+        duration=record.ended - record.started,
+        time_to_first_token=record.first_token - record.started if record.first_token is not None else None,
+        retries=max(0, len(tries) - 1),
+        outcome=record.outcome,
+        estimated=usage.estimated,
+    )

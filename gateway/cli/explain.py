@@ -46,8 +46,8 @@ def command(
     store: str,
 ) -> None:
     """Print where a request would go: each candidate in order, in or out and why, and what it may cost."""
-    from gateway.app import build_runtime  # noqa: PLC0415 - the app is heavy, and --help is not
     from gateway.proxy import Dice  # noqa: PLC0415
+    from gateway.runtime import build_runtime  # noqa: PLC0415 - the app is heavy, and --help is not
 
     del store
     directory = policies or default_directory(Path.cwd())

@@ -1,13 +1,16 @@
 """`gateway serve`: runs the server."""
 
+import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from gateway.budget.store import Store, StoreDown
 from gateway.policy.loader import PolicyError, default_directory, load
 from gateway.policy.schema import Policy
 from gateway.settings import DEFAULT_STORE, Settings
@@ -72,24 +75,63 @@ def _source(directory: Path | None) -> Callable[[], Policy]:
 
 
 def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> None:
-    from gateway.app import Gateway, check_exposure  # noqa: PLC0415 - the server is heavy, and --help is not
-    from gateway.server.process import Process, listen, run  # noqa: PLC0415
-    from gateway.telemetry.logs import LibraryHandler, Log  # noqa: PLC0415
+    from gateway.app import check_exposure  # noqa: PLC0415 - the server is heavy, and --help is not
+    from gateway.budget.stores import open_store  # noqa: PLC0415
+    from gateway.server.process import listen  # noqa: PLC0415
 
-    check_exposure(policy, settings.host)
+    store = open_store(settings.store)
+    managed = 0 if policy.keys or policy.server.auth == "none" else asyncio.run(_managed_keys(store))
+    check_exposure(policy, settings.host, managed_keys=managed)
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
         raise OSError(
             f"cannot listen on {settings.host} port {settings.port} ({error.strerror}); choose another with --port."
         ) from None
-    port = listener.getsockname()[1]
-    log = Log()
-    logging.basicConfig(handlers=[LibraryHandler(log)], level=logging.WARNING)
-    gateway = Gateway(policy, source=source, settings=settings, log=log)
-    greeting = _greeting(settings, policy, port)
-    process = Process(gateway.app, gateway.proxy, reload=gateway.reload, ready=lambda: click.echo(greeting))
-    run(process, listener)
+    greeting = _greeting(settings, policy, listener.getsockname()[1])
+    if settings.workers == 1:
+        _work(settings, policy, source, listener, None, lambda: click.echo(greeting))
+        return
+    from gateway.cli.workers import supervise  # noqa: PLC0415
+
+    def work(metrics: Path, ready: Callable[[], None]) -> None:
+        _work(settings, policy, source, listener, metrics, ready)
+
+    sys.exit(supervise(settings.workers, work, ready=lambda: click.echo(greeting)))
+
+
+def _work(
+    settings: Settings,
+    policy: Policy,
+    source: Callable[[], Policy],
+    listener: socket.socket,
+    metrics_directory: Path | None,
+    ready: Callable[[], None],
+) -> None:
+    """Serve in this process until it is told to end."""
+    from gateway.app import Gateway  # noqa: PLC0415 - the server is heavy, and --help is not
+    from gateway.budget.stores import open_store  # noqa: PLC0415
+    from gateway.server.process import Process, run  # noqa: PLC0415
+    from gateway.telemetry.logs import LibraryHandler, Log  # noqa: PLC0415
+    from gateway.telemetry.metrics import Metrics  # noqa: PLC0415
+
+    metrics = Metrics(metrics_directory)
+    log = Log(shared=settings.workers > 1, dropped=metrics.log_dropped)
+    logging.basicConfig(handlers=[LibraryHandler(log)], level=logging.WARNING, force=True)
+    store = open_store(settings.store)
+    gateway = Gateway(policy, source=source, settings=settings, store=store, log=log, metrics=metrics)
+    run(Process(gateway.app, gateway.proxy, reload=gateway.reload, ready=ready), listener)
+
+
+async def _managed_keys(store: Store) -> int:
+    """How many managed keys there are; none when nobody can tell."""
+    try:
+        await store.open()
+        return len(await store.keys())
+    except StoreDown:
+        return 0
+    finally:
+        await store.close()
 
 
 def _greeting(settings: Settings, policy: Policy, port: int) -> str:

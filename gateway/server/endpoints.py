@@ -51,7 +51,7 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         proxy = self._proxy
-        trip = Trip(self._ids.next(), scope["method"], scope["path"], "chat", proxy.observers)
+        trip = proxy.begin(self._ids.next(), scope["method"], scope["path"], "chat")
         answer = _Started(send)
         outcome = "error"
         watch = Watch(receive)

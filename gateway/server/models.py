@@ -24,7 +24,7 @@ class Models:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        trip = Trip(self._ids.next(), scope["method"], "/v1/models", "models", self._proxy.observers)
+        trip = self._proxy.begin(self._ids.next(), scope["method"], "/v1/models", "models")
         outcome = "error"
         try:
             if scope["method"] not in ("GET", "HEAD"):

@@ -11,6 +11,7 @@ from gateway.upstream.retry import KEY_REST, Failure, Kind, RetryBudget
 from gateway.upstream.wire import Header, Origin, Wire
 
 RATE_LIMITED = "rate limited"
+_NEW_LIMIT = ("api.openai.com",)  # where `max_tokens` is refused by some models; elsewhere it is what all understand
 _DECAY = 10.0  # seconds in which a latency peak loses two thirds of its height
 
 
@@ -44,13 +45,14 @@ class Backend:
         self.query = parts.query.encode()
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.output_field = "max_completion_tokens" if self.host in _NEW_LIMIT else "max_tokens"
         self.breaker = Breaker(breaker)
         self.retries = RetryBudget()
         secrets = settings.api_keys or (None,)
         self.keys = [ApiKey(secret, f"{name}#{n}") for n, secret in enumerate(secrets, 1)]
         self.rests_until = 0.0
         self.busy = 0
-        self.last_failure = ""
+        self.last_failure: Kind | None = None
         self._next_key = 0
         self._latency = 0.0
         self._latency_at = 0.0
@@ -92,7 +94,7 @@ class Backend:
 
     def rest(self, failure: Failure, key: ApiKey, now: float) -> None:
         """Leave it, or the key that was refused, alone for as long as the failure says."""
-        self.last_failure = failure.detail
+        self.last_failure = failure.kind
         if failure.kind in (Kind.AUTH, Kind.NO_QUOTA):
             key.rests_until = now + (failure.retry_after or KEY_REST)
             key.why = "refused" if failure.kind is Kind.AUTH else "out of quota"

@@ -110,6 +110,15 @@ class Breaker:
         self._open(now, self._settings.open)
         return True
 
+    def probed(self, now: float, *, reachable: bool) -> None:
+        """A probe beside the requests came back: a reachable backend need not rest longer, an unreachable one does."""
+        if not self._open_for:
+            return
+        if reachable:
+            self._open_until = min(self._open_until, now)
+        elif now >= self._open_until and not self._probing:
+            self._open(now, min(self._open_for * 2, MAX_OPEN))
+
     def abandoned(self, permit: Permit) -> None:
         """The try ended without an outcome (the client left): another probe may go."""
         if permit.probe and permit.generation == self._generation:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,6 +20,8 @@ from gateway.upstream.openai import Failed, Plain, Stream
 from gateway.upstream.retry import AGAIN, COUNTED, MAX_WAIT, Failure, Kind, backoff
 from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Header
+
+CANCELLED = "cancelled"
 
 
 class Skip(Exception):
@@ -58,7 +60,16 @@ class Reporter(Protocol):
         ...
 
 
-Admit = Callable[[Candidate], Awaitable[int | None]]
+class Gate(Protocol):
+    """Who is asked before each try, and told when it goes out."""
+
+    async def admit(self, candidate: Candidate) -> int | None:
+        """The output limit to send, None to leave the client's. Raises Skip, or the GatewayError for the client."""
+        ...
+
+    def sending(self) -> None:
+        """The request goes out now."""
+        ...
 
 
 class Walk:
@@ -71,7 +82,7 @@ class Walk:
         *,
         backends: Mapping[str, Backend],
         slots: Mapping[str, Slots],
-        admit: Admit,
+        gate: Gate,
         clock: Callable[[], float],
         dice: Dice,
         report: Reporter,
@@ -79,12 +90,13 @@ class Walk:
         self.plan = plan
         self.tried = 0
         self.queue_position = 0
+        self.answered = False
         self.records: list[AttemptRecord] = []
         self.candidate: Candidate | None = None
         self._call = call
         self._backends = backends
         self._slots = slots
-        self._admit = admit
+        self._gate = gate
         self._clock = clock
         self._dice = dice
         self._report = report
@@ -109,13 +121,16 @@ class Walk:
                     continue
                 self.candidate = candidate
                 try:
-                    return await self._try(candidate, last=not self._pending)
+                    answer = await self._try(candidate, last=not self._pending)
                 except Skip as skip:
                     self._error = skip.error
                 except Unavailable as error:
                     self._error = error
                 except Failed as failed:
                     self._failed(candidate, failed.failure)
+                else:
+                    self.answered = True
+                    return answer
             if not await self._wait_for_one():
                 raise self._verdict()
 
@@ -127,6 +142,11 @@ class Walk:
         self._resting.clear()
         self._failure = self._error = None
         return await self.run()
+
+    @property
+    def was_in_flight(self) -> bool:
+        """Whether the walk was cancelled while a backend was working on the request."""
+        return bool(self.records) and self.records[-1].outcome == CANCELLED
 
     async def _wait_for_one(self) -> bool:
         """Nothing else can answer: wait for the first that asked for a short rest. False when there is none."""
@@ -167,7 +187,7 @@ class Walk:
         self.tried += 1
         answer = None
         try:
-            output = await self._admit(candidate)
+            output = await self._gate.admit(candidate)
             if slots is not None:
                 if not slots.take_now():
                     self.queue_position = slots.waiting + 1
@@ -193,7 +213,9 @@ class Walk:
         self, candidate: Candidate, backend: Backend, permit: Permit, output: int | None, queued: float
     ) -> "Answer":
         """Try one candidate as often as its failures and the backend's retry budget allow."""
-        body = self._call.request.encode(candidate.target.model, ask_usage=True, max_output=output)
+        body = self._call.request.encode(
+            candidate.target.model, ask_usage=True, max_output=output, output_field=backend.output_field
+        )
         backend.retries.request(self._clock())
         resend = 0
         while True:
@@ -240,7 +262,8 @@ class Walk:
         if request.stream:
             events = ChatStream(hide_usage=not request.include_usage, continues=self._continuation)
         backend.busy += 1
-        outcome, detail, status, answer = "cancelled", "", None, None
+        outcome, detail, status, answer = CANCELLED, "", None, None
+        self._gate.sending()
         try:
             answer = await openai.send(
                 backend.wire,

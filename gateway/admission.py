@@ -1,0 +1,326 @@
+"""What one request may spend: its limits, how much output they afford, one hold, and what it came to in the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.budget.escrow import Escrow, Hold
+from gateway.budget.meter import MeterLimit, limits_of
+from gateway.budget.money import affordable_output, format_usd, worst_case
+from gateway.budget.refusal import Refused, to_error
+from gateway.budget.store import StoreDown
+from gateway.errors import GatewayError, PermissionDenied
+from gateway.formats.chat import ChatRequest
+from gateway.formats.tokens import upper_bound
+from gateway.formats.usage import Usage
+from gateway.identity.principal import Principal
+from gateway.policy.catalog import Route, Target
+from gateway.policy.router import Candidate
+from gateway.policy.schema import Policy
+from gateway.upstream.dispatch import Skip
+from gateway.upstream.wire import Header
+
+LEAST_OUTPUT = 16  # tokens: an answer shorter than that is worth nothing, so the request is refused instead
+UNKNOWN_OUTPUT = 16_384  # tokens, where neither the client nor the policy nor the list says what a model writes at most
+UNKNOWN_INPUT = 1_000_000  # tokens, where the bound has no end (a stored prompt) and the model's context is unknown
+SHARE = 4  # a request without a limit of its own takes at most this part of what remains
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The limits on one key's requests to one model. `counts` are those on which the size of a request counts."""
+
+    limits: tuple[MeterLimit, ...]
+    counts: tuple[MeterLimit, ...]
+    in_dollars: bool
+    priced: bool
+
+    @classmethod
+    def of(cls, limits: tuple[MeterLimit, ...], target: Target) -> "Terms":
+        """Sort the limits by what they need to know."""
+        rates = target.facts.rates
+        free = rates is not None and rates.free
+        sized = (
+            ("tokens", "output_tokens", "input_tokens") if free else ("usd", "tokens", "output_tokens", "input_tokens")
+        )
+        hard = [limit for limit in limits if not limit.soft]
+        return cls(
+            limits=limits,
+            counts=tuple(limit for limit in hard if limit.meter.unit in sized),
+            in_dollars=any(limit.meter.unit == "usd" for limit in hard),
+            priced=rates is not None,
+        )
+
+
+class TermsBook:
+    """The terms of every key and model of one set of policies, made when they are first asked for."""
+
+    _KEPT = 10_000
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._known: dict[tuple[str, str], Terms] = {}
+        self._interned: dict[MeterLimit, MeterLimit] = {}
+
+    def terms(self, principal: Principal, target: Target) -> Terms:
+        """What holds for this principal at this target."""
+        known = self._known.get((principal.name, target.name))
+        if known is None:
+            if len(self._known) >= self._KEPT:
+                self._known.clear()
+                self._interned.clear()
+            limits = self._limits(principal, target.backend, target.name)
+            known = self._known[principal.name, target.name] = Terms.of(limits, target)
+        return known
+
+    def own(self, principal: Principal) -> tuple[MeterLimit, ...]:
+        """The limits on a principal wherever its requests go: its own, its team's, and those on everything."""
+        return self._limits(principal, None, None)
+
+    def _limits(self, principal: Principal, backend: str | None, model: str | None) -> tuple[MeterLimit, ...]:
+        found = limits_of(self._policy, principal.name, principal.team, backend, model, principal.limits)
+        return tuple(self._interned.setdefault(limit, limit) for limit in found)
+
+
+class Admission:
+    """One request's dealings with its limits: one hold at a time, settled or released exactly once.
+
+    `clamped` says that a budget lowered the output. `charged` are nano-dollars, None before it is settled.
+    """
+
+    __slots__ = (
+        "_book",
+        "_bound",
+        "_bound_for",
+        "_degrade",
+        "_escrow",
+        "_hold",
+        "_hold_id",
+        "_parts",
+        "_principal",
+        "_request",
+        "_terms",
+        "clamped",
+        "permitted",
+        "target",
+    )
+
+    def __init__(
+        self, escrow: Escrow, book: TermsBook, principal: Principal, request: ChatRequest, route: Route, request_id: str
+    ) -> None:
+        self._escrow = escrow
+        self._book = book
+        self._principal = principal
+        self._request = request
+        self._degrade = (principal.on_budget or route.on_budget) == "degrade"
+        self._hold_id = request_id
+        self._hold: Hold | None = None
+        self._parts = 0
+        self._terms: Terms | None = None
+        self._bound = 0
+        self._bound_for: str | None = None
+        self.clamped = False
+        self.permitted = 0
+        self.target: Target | None = None
+
+    async def admit(self, candidate: Candidate) -> int | None:
+        """Hold the most that a try at this candidate may cost; the output limit to send, None to leave it as it is.
+
+        Raises Skip when it does not fit and another candidate may, else the GatewayError for the client.
+        """
+        target = candidate.target
+        terms = self._book.terms(self._principal, target)
+        if not terms.limits and self._hold is None:
+            return None
+        if terms.in_dollars and not terms.priced:
+            raise Skip(_no_price(target))
+        self._terms, self.target = terms, target
+        bound = self._input_bound(target) if terms.counts else 0
+        for tries in range(1, _TRIES + 1):
+            output = await self._output(terms, target, bound)
+            try:
+                await self._take(self._charges(terms, target, bound, output))
+            except Refused as refused:
+                if tries < _TRIES and refused.reason != "store_down" and self._could_lower(terms, refused):
+                    continue
+                raise self._refusal(refused) from None
+            break
+        return self._to_send(terms, target, output)
+
+    def sending(self) -> None:
+        """The request goes out now: from here on it counts where requests per time are limited."""
+        if self._hold is not None:
+            self._escrow.begin(self._hold)
+
+    def settle(self, usage: Usage, cost: int | None) -> None:
+        """The hold becomes what was used; `cost` in nano-dollars."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            self._escrow.settle(
+                hold,
+                {
+                    "usd": cost or 0,
+                    "tokens": usage.total_tokens,
+                    "input_tokens": usage.input_tokens,
+                    "output_tokens": usage.output_tokens,
+                },
+            )
+
+    def release(self) -> None:
+        """Nothing was produced: it costs nothing."""
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            self._escrow.release(hold)
+
+    def give_up_unless(self, *, answered: bool) -> None:
+        """Release what is still held, unless an answer came that will settle it."""
+        if not answered:
+            self.release()
+
+    def go_on(self, rest: ChatRequest) -> None:
+        """The request goes on elsewhere as `rest` under a new hold, after the first was settled."""
+        self._parts += 1
+        self._request = rest
+        self._bound_for = None
+
+    def most(self) -> Usage | None:
+        """The usage that the hold pays for, for what nobody reported; None where the size does not count."""
+        if self._hold is None or self._terms is None or not self._terms.counts:
+            return None
+        return Usage(input_tokens=self._bound, output_tokens=self.permitted * self._request.n, estimated=True)
+
+    def headers(self) -> list[Header]:
+        """`x-gateway-budget-remaining-usd`, `x-ratelimit-…` for the tightest of such limits, `x-gateway-clamped`."""
+        found: list[Header] = [(b"x-gateway-clamped", b"true")] if self.clamped else []
+        if self._terms is not None:
+            found += limit_headers(self._escrow, self._terms.limits)
+        return found
+
+    async def _take(self, charges: Sequence[tuple[MeterLimit, int]]) -> None:
+        if self._hold is None:
+            hold_id = f"{self._hold_id}/{self._parts}" if self._parts else self._hold_id
+            self._hold = self._escrow.try_hold(hold_id, charges) or await self._escrow.hold(hold_id, charges)
+        elif not self._escrow.try_resize(self._hold, charges):
+            await self._escrow.resize(self._hold, charges)
+
+    def _charges(self, terms: Terms, target: Target, bound: int, output: int) -> list[tuple[MeterLimit, int]]:
+        """The most a try may count on each limit; a request that goes on elsewhere counts once as a request."""
+        written = output * self._request.n
+        rates = target.facts.rates
+        amounts = {
+            "usd": worst_case(bound, written, rates) if rates is not None and terms.counts else 0,
+            "tokens": bound + written,
+            "input_tokens": bound,
+            "output_tokens": written,
+            "requests": 0 if self._parts else 1,
+            "concurrent": 1,
+        }
+        return [(limit, amounts[limit.meter.unit]) for limit in terms.limits]
+
+    async def _output(self, terms: Terms, target: Target, bound: int) -> int:
+        """Tokens that each choice may have: what was asked for, lowered to what the tightest limit affords."""
+        request, facts = self._request, target.facts
+        top = request.max_output or facts.max_output or facts.context or UNKNOWN_OUTPUT
+        if not terms.counts:
+            self.permitted = top
+            return top
+        if any(self._escrow.remaining(limit) is None for limit in terms.counts):
+            try:
+                await self._escrow.survey(terms.counts)
+            except StoreDown:
+                self.permitted = top  # the hold itself will say so, or `store_down: allow` lets it pass
+                return top
+        least = min(top, LEAST_OUTPUT)
+        output = top
+        for limit in terms.counts:
+            left = self._escrow.remaining(limit)
+            if left is None or output <= least:
+                continue
+            share = left if request.max_output is not None else left // SHARE
+            afforded = self._affords(limit, share, bound, target)
+            if afforded < least:
+                afforded = min(least, self._affords(limit, left, bound, target))
+            output = min(output, afforded)
+        self.permitted = max(output, least)  # too little is left for anything: ask, and be told why it is refused
+        return self.permitted
+
+    def _affords(self, limit: MeterLimit, left: int, bound: int, target: Target) -> int:
+        unit, rates = limit.meter.unit, target.facts.rates
+        if unit == "usd" and rates is not None:
+            return affordable_output(left, bound, rates) // self._request.n
+        if unit == "input_tokens":
+            return UNKNOWN_OUTPUT * 1000
+        return max(0, left - (bound if unit == "tokens" else 0)) // self._request.n
+
+    def _could_lower(self, terms: Terms, refused: Refused) -> bool:
+        return refused.limit in terms.counts and self.permitted > min(LEAST_OUTPUT, self.permitted)
+
+    def _to_send(self, terms: Terms, target: Target, output: int) -> int | None:
+        """The limit to send: none where the client's own or the model's is no larger than what is held anyway."""
+        if not any(limit.meter.unit != "input_tokens" for limit in terms.counts):
+            return None
+        own = self._request.max_output
+        if own is not None:
+            self.clamped = output < own
+            return output if self.clamped else None
+        self.clamped = target.facts.max_output is None or output < target.facts.max_output
+        return output if self.clamped else None
+
+    def _refusal(self, refused: Refused) -> GatewayError | Skip:
+        error = to_error(refused)
+        elsewhere = refused.limit.meter.scope in ("backend", "model")
+        return Skip(error) if elsewhere or self._degrade else error
+
+    def _input_bound(self, target: Target) -> int:
+        if self._bound_for != target.model:
+            request = self._request
+            most = target.facts.context or UNKNOWN_INPUT
+            self._bound = min(upper_bound(request.doc, len(request.raw), target.model), most)
+            self._bound_for = target.model
+        return self._bound
+
+
+def limit_headers(escrow: Escrow, limits: Sequence[MeterLimit]) -> list[Header]:
+    """What is left of the tightest money, request and token limits, as an SDK or a person may read it."""
+    found: list[Header] = []
+    money = _tightest(escrow, limits, ("usd",))
+    if money is not None:
+        found.append((b"x-gateway-budget-remaining-usd", format_usd(money[1]).encode()))
+    for name, units in ((b"requests", ("requests",)), (b"tokens", ("tokens", "input_tokens", "output_tokens"))):
+        tightest = _tightest(escrow, limits, units)
+        if tightest is None:
+            continue
+        limit, left = tightest
+        reset = escrow.resets_in(limit)
+        found.append((b"x-ratelimit-limit-" + name, b"%d" % limit.amount))
+        found.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
+        if reset is not None:
+            found.append((b"x-ratelimit-reset-" + name, duration_text(reset).encode()))
+    return found
+
+
+def duration_text(seconds: float) -> str:
+    """A time as OpenAI writes it in its headers: `350ms`, `1.5s`, `6m0s`, `2h3m4s`."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    if seconds < 60:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + f"{minutes}m{rest}s"
+
+
+def _tightest(escrow: Escrow, limits: Sequence[MeterLimit], units: tuple[str, ...]) -> tuple[MeterLimit, int] | None:
+    found = [
+        (limit, left) for limit in limits if limit.meter.unit in units and (left := escrow.remaining(limit)) is not None
+    ]
+    return min(found, key=lambda pair: pair[1], default=None)
+
+
+def _no_price(target: Target) -> PermissionDenied:
+    return PermissionDenied(
+        f"Nobody knows what model {target.name!r} at backend {target.backend!r} costs, and this key has a limit in "
+        f"dollars; add to the policies, under models: {target.name}: "
+        f"`price: {{input: 0.00, output: 0.00}}` (dollars per million tokens), or `price: free`.",
+        param="model",
+    )
