@@ -1,7 +1,8 @@
 """The keys that are known, looked up by the SHA-256 of the whole secret."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from gateway.errors import AuthenticationError
@@ -16,12 +17,46 @@ def hash_of(secret: bytes) -> str:
     return "sha256:" + hashlib.sha256(secret).hexdigest()
 
 
-class Keyring:
-    """Every key of the policies, by hash. With `open_door`, a caller without a known key is anonymous."""
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A secret, as its `hash_of`, that proves a principal who does not stand in the policies.
 
-    def __init__(self, by_digest: Mapping[bytes, Principal], *, open_door: bool) -> None:
+    `until` is the epoch second from which another secret has replaced it; None: it is the one in force. `refusal` ends
+    a sentence about this key and says why it proves nobody; empty: it does.
+    """
+
+    hash: str
+    principal: Principal
+    until: float | None = None
+    refusal: str = ""
+
+    def check(self, now: float) -> None:
+        """Raise AuthenticationError when this secret proves nobody at `now`, in seconds since the epoch."""
+        reason = self.refusal
+        if not reason and self.until is not None and now >= self.until:
+            reason = "has been replaced by a new secret"
+        if reason:
+            raise AuthenticationError(
+                f"The key of {self.principal.name!r} {reason}; ask whoever runs this gateway for one that is valid."
+            )
+
+
+class Keyring:
+    """Every known key, by hash. With `open_door`, a caller without a known key is anonymous.
+
+    `conditions` are the credentials, by hash, that do not prove their principal at all times.
+    """
+
+    def __init__(
+        self,
+        by_digest: Mapping[bytes, Principal],
+        *,
+        open_door: bool,
+        conditions: Mapping[bytes, Credential] | None = None,
+    ) -> None:
         self._by_digest = by_digest
         self._open_door = open_door
+        self._conditions = conditions or {}
 
     @classmethod
     def from_policy(cls, policy: Policy) -> "Keyring":
@@ -31,8 +66,21 @@ class Keyring:
         for name, key in policy.keys.items():
             team = policy.teams.get(key.team) if key.team else None
             principal = principal_of(name, key, team_allow=team.allow if team else None, zone=zone)
-            by_digest[bytes.fromhex(key.hash.removeprefix("sha256:"))] = principal
+            by_digest[_digest_of(key.hash)] = principal
         return cls(by_digest, open_door=policy.server.auth == "none")
+
+    def with_managed(self, credentials: Iterable[Credential]) -> "Keyring":
+        """This keyring and these credentials; of a hash that both know, the keyring says whose it is."""
+        by_digest: dict[bytes, Principal] = {}
+        conditions: dict[bytes, Credential] = {}
+        for credential in credentials:
+            digest = _digest_of(credential.hash)
+            if digest in self._by_digest:
+                continue
+            by_digest[digest] = credential.principal
+            if credential.refusal or credential.until is not None:
+                conditions[digest] = credential
+        return Keyring({**by_digest, **self._by_digest}, open_door=self._open_door, conditions=conditions)
 
     def identify(self, secret: bytes | None, now: float) -> Principal:
         """The principal of this secret at `now` (seconds since the epoch), or an AuthenticationError.
@@ -40,8 +88,11 @@ class Keyring:
         The look-up is by a digest, so its time says nothing about the secrets that are known.
         """
         if secret:
-            principal = self._by_digest.get(hashlib.sha256(secret).digest())
+            digest = hashlib.sha256(secret).digest()
+            principal = self._by_digest.get(digest)
             if principal is not None:
+                if digest in self._conditions:
+                    self._conditions[digest].check(now)
                 if principal.has_expired(now):
                     raise AuthenticationError(
                         f"The key of {principal.name!r} has expired; ask whoever runs this gateway for a new one.",
@@ -60,3 +111,7 @@ class Keyring:
 
     def __len__(self) -> int:
         return len(self._by_digest)
+
+
+def _digest_of(key_hash: str) -> bytes:
+    return bytes.fromhex(key_hash.removeprefix("sha256:"))
