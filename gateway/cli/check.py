@@ -46,10 +46,10 @@ def summary(policy: Policy) -> Iterator[str]:
     yield from _section("models", {name: f"{model.model} at {model.backend}" for name, model in policy.models.items()})
     yield from _section("aliases", {name: _chain(route) for name, route in policy.aliases.items()})
     yield from _section("tasks", {name: _chain(route) for name, route in policy.tasks.items()})
-    yield from _section("teams", {name: _limits(team.limits) for name, team in policy.teams.items()})
+    yield from _section("teams", {name: limits_line(team.limits) for name, team in policy.teams.items()})
     yield from _section("keys", dict(_keys(policy)))
     if policy.limits:
-        yield f"limits for everything: {_limits(policy.limits)}"
+        yield f"limits for everything: {limits_line(policy.limits)}"
 
 
 def warnings(policy: Policy, now: float) -> Iterator[str]:
@@ -64,7 +64,7 @@ def warnings(policy: Policy, now: float) -> Iterator[str]:
         expires = expiry_of(key.expires, zone)
         if expires is not None and expires <= now:
             yield f"key {name} has expired ({key.expires}); remove it, or write a later `expires`"
-        for glob in _pointless(policy, key.allow):
+        for glob in pointless(policy, key.allow):
             yield f"key {name} allows {glob!r}, which is no alias, task or model here, nor may a passthrough name be it"
     if policy.server.auth == "none" and policy.keys:
         yield "server.auth is `none`, so a caller needs no key and the limits of keys do not hold; write `auth: keys`"
@@ -81,7 +81,8 @@ def _route_warnings(policy: Policy, what: str, route: Route) -> Iterator[str]:
         yield f"{what} cannot answer, since all its backends are off ({reasons})"
 
 
-def _pointless(policy: Policy, allow: tuple[str, ...]) -> Iterator[str]:
+def pointless(policy: Policy, allow: tuple[str, ...]) -> Iterator[str]:
+    """The patterns of an allow-list that no name matches which anybody could ask for."""
     names = [*policy.aliases, *policy.models, *(f"task:{name}" for name in policy.tasks)]
     passed = [glob for backend in policy.backends.values() for glob in backend.passthrough]
     for glob in allow:
@@ -108,7 +109,7 @@ def _backends(policy: Policy) -> Iterator[tuple[str, str]]:
         where = "simulated" if backend.provider == "simulator" else backend.base_url or backend.provider
         state = f"off: {policy.disabled[name]}" if name in policy.disabled else f"on, {where}"
         notes = [", local"] if backend.local else []
-        notes += [f", {_limits(backend.limits)}"] if backend.limits else []
+        notes += [f", {limits_line(backend.limits)}"] if backend.limits else []
         yield name, state + "".join(notes)
 
 
@@ -116,7 +117,7 @@ def _keys(policy: Policy) -> Iterator[tuple[str, str]]:
     for name, key in policy.keys.items():
         notes = [f"team {key.team}"] if key.team else []
         notes.append(f"may use {', '.join(key.allow) or 'nothing'}")
-        notes += [_limits(key.limits)] if key.limits else []
+        notes += [limits_line(key.limits)] if key.limits else []
         notes += [f"until {key.expires}"] if key.expires else []
         yield name, "; ".join(notes)
 
@@ -126,7 +127,8 @@ def _chain(route: Route) -> str:
     return " -> ".join(steps) + (" [data stays local]" if route.data == "local" else "")
 
 
-def _limits(limits: tuple[Limit, ...]) -> str:
+def limits_line(limits: tuple[Limit, ...]) -> str:
+    """Limits in one line: `$5 per day, 4 concurrent`."""
     return ", ".join(_limit(limit) for limit in limits) or "no limits"
 
 
