@@ -5,7 +5,7 @@ closed     failure x `failures`       open for `open` seconds
 open       its time is over           half-open
 half-open  permit                     one probe at a time
 half-open  success x `successes`      closed
-half-open  failure                    open, twice as long as before, at most MAX_OPEN
+half-open  failure                    open, twice as long as before, at most MAX_OPEN (or `open`, if that is longer)
 
 A permit carries the generation it was given in; an answer from an older generation is ignored (gobreaker).
 """
@@ -102,7 +102,7 @@ class Breaker:
         if permit.generation != self._generation:
             return False
         if permit.probe:
-            self._open(now, min(self._open_for * 2, MAX_OPEN))
+            self._open(now, max(self._settings.open, min(self._open_for * 2, MAX_OPEN)))
             return True
         self._failures += 1
         if self._open_for or self._failures < self._settings.failures:
@@ -117,7 +117,7 @@ class Breaker:
         if reachable:
             self._open_until = min(self._open_until, now)
         elif now >= self._open_until and not self._probing:
-            self._open(now, min(self._open_for * 2, MAX_OPEN))
+            self._open(now, max(self._settings.open, min(self._open_for * 2, MAX_OPEN)))
 
     def abandoned(self, permit: Permit) -> None:
         """The try ended without an outcome (the client left): another probe may go."""
