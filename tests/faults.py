@@ -317,6 +317,8 @@ class _Connection(asyncio.Protocol):
         """Write, and wait while the peer does not read."""
         if self._writable is not None:
             await self._writable
+        if self.transport.is_closing():
+            await asyncio.sleep(0)  # else a large answer would be written to the end before the loss is seen
         self.transport.write(data)
 
     async def flush(self) -> None:
