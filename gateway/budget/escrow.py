@@ -20,7 +20,7 @@ from gateway.budget.refusal import Reason, Refused
 from gateway.budget.store import RECALL, Entry, Reply, Report, Standing, Store, StoreDown
 
 Charges = Sequence[tuple[MeterLimit, int]]
-_Wanted = Sequence[tuple[Grant, int]]
+_Wanted = Sequence[tuple[Grant, int, int]]  # what is wanted of a grant now, and in all
 
 INTERVAL = 0.5  # seconds between two rounds
 LEASE = 10.0  # seconds after which a worker that is not heard of is taken for dead
@@ -81,9 +81,10 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """`amount` is wanted of a grant, and `need` of it is not at hand."""
+    """`more` is wanted of a grant, `amount` in all with what is held already; `need` of it is not at hand."""
 
     grant: Grant
+    more: int
     amount: int
     need: int
 
@@ -261,7 +262,7 @@ class Escrow:
 
         def wanted() -> _Wanted:
             now = self._clock()
-            return [(self._grant(limit, now), amount) for limit, amount in charges]
+            return [(self._grant(limit, now), amount, amount) for limit, amount in charges]
 
         return await self._obtain(attempt, wanted)
 
@@ -274,7 +275,7 @@ class Escrow:
         def wanted() -> _Wanted:
             before = {id(grant): amount for grant, amount in hold.parts}
             parts = self._parts(hold, charges, self._clock())
-            return [(grant, amount - before.get(id(grant), 0)) for grant, amount in parts]
+            return [(grant, amount - before.get(id(grant), 0), amount) for grant, amount in parts]
 
         return await self._obtain(attempt, wanted)
 
@@ -364,11 +365,11 @@ class Escrow:
     def _short(self, wanted: _Wanted) -> list[_Ask]:
         lapsed = self._monotonic() >= self._leased_until
         asks = []
-        for grant, amount in wanted:
+        for grant, more, amount in wanted:
             if grant.fading and lapsed:
                 grant.available = 0
-            if amount > grant.available and not grant.soft:
-                asks.append(_Ask(grant, amount, amount - grant.available))
+            if more > grant.available and not grant.soft:
+                asks.append(_Ask(grant, more, amount, more - grant.available))
         return asks
 
     async def _draw(self, asks: list[_Ask]) -> tuple[Refused | None, bool]:
@@ -401,7 +402,7 @@ class Escrow:
         lasts = _REMEMBER[refused.reason]
         if refused.retry_after is not None:
             lasts = min(lasts, refused.retry_after)
-        grant.refusal, grant.refusal_need, grant.refusal_until = refused, ask.amount, self._monotonic() + lasts
+        grant.refusal, grant.refusal_need, grant.refusal_until = refused, ask.more, self._monotonic() + lasts
         return refused
 
     def _refusal(self, ask: _Ask, reason: Reason, retry_after: float | None) -> Refused:
@@ -413,8 +414,10 @@ class Escrow:
 
     def _remembered(self, wanted: _Wanted) -> Refused | None:
         now = self._monotonic()
-        for grant, amount in wanted:
-            if grant.refusal is not None and now < grant.refusal_until and amount >= grant.refusal_need:
+        for grant, more, amount in wanted:
+            if grant.refusal is None or now >= grant.refusal_until:
+                continue
+            if more >= grant.refusal_need and more > grant.available:
                 return replace(grant.refusal, needed=amount)
         return None
 

@@ -151,8 +151,8 @@ class Grant:
     def return_idle(self, now: float, *, everything: bool = False) -> None:
         """Lower `available` to what recent use makes likely to be needed; nothing, when others wait for it."""
         keep = 0
-        if not everything and now >= self.contested_until:
-            keep = min(max(self.used, self.used_before), max(self.room, 0) // 8 + self.amount // 100)
+        if not everything and now >= self.contested_until and self.room > 0:
+            keep = min(max(self.used, self.used_before), self.room // 8 + self.amount // 100)
         self.used_before, self.used = self.used, 0
         self.available = min(self.available, keep)
 
