@@ -13,7 +13,7 @@ from gateway.formats.chat import ChatRequest
 from gateway.formats.tokens import upper_bound
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
-from gateway.policy.catalog import Route, Target
+from gateway.policy.catalog import Target
 from gateway.policy.router import Candidate
 from gateway.policy.schema import Policy
 from gateway.upstream.dispatch import Skip
@@ -106,16 +106,24 @@ class Admission:
     )
 
     def __init__(
-        self, escrow: Escrow, book: TermsBook, principal: Principal, request: ChatRequest, route: Route, request_id: str
+        self,
+        escrow: Escrow,
+        book: TermsBook,
+        principal: Principal,
+        request: ChatRequest,
+        hold_id: str,
+        *,
+        degrade: bool,
+        parts: int = 0,
     ) -> None:
         self._escrow = escrow
         self._book = book
         self._principal = principal
         self._request = request
-        self._degrade = (principal.on_budget or route.on_budget) == "degrade"
-        self._hold_id = request_id
+        self._degrade = degrade
+        self._hold_id = hold_id
         self._hold: Hold | None = None
-        self._parts = 0
+        self._parts = parts
         self._terms: Terms | None = None
         self._bound = 0
         self._bound_for: str | None = None
@@ -171,6 +179,13 @@ class Admission:
         hold, self._hold = self._hold, None
         if hold is not None:
             self._escrow.release(hold)
+
+    def rival(self) -> "Admission":
+        """A hold of its own for the same request at a second candidate; as a request it counts once."""
+        hold_id = f"{self._hold_id}/hedge"
+        return Admission(
+            self._escrow, self._book, self._principal, self._request, hold_id, degrade=self._degrade, parts=1
+        )
 
     def give_up_unless(self, *, answered: bool) -> None:
         """Release what is still held, unless an answer came that will settle it."""

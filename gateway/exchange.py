@@ -42,7 +42,7 @@ class Exchange:
     def __init__(
         self,
         trip: Trip,
-        walk: Walk,
+        walk: Walk[Admission],
         admission: Admission,
         answer: Answer,
         headers: Callable[[Answer], list[Header]],

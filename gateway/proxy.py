@@ -26,6 +26,7 @@ from gateway.runtime import Runtime
 from gateway.telemetry.records import Observer
 from gateway.trip import Trip
 from gateway.upstream.dispatch import Answer, Call, PassThrough, Reporter, Walk
+from gateway.upstream.retry import HEDGE_FLOOR, HEDGE_SHARE, RetryBudget
 from gateway.upstream.wire import Header
 
 _NOT_PASSED = frozenset(
@@ -74,6 +75,7 @@ class Proxy:
         self.running = 0
         self.dice = dice
         self._report = report
+        self._hedges: dict[str, RetryBudget] = {}
         self._labels: dict[tuple[str, str], list[Header]] = {}
 
     async def handle(
@@ -93,7 +95,12 @@ class Proxy:
         now = time.monotonic()
         way = plan(runtime.catalog, principal, wish, runtime.backends, now, self.dice)
         admission = trip.admission = Admission(
-            self._bank.escrow, runtime.terms, principal, request, way.route, trip.request_id
+            self._bank.escrow,
+            runtime.terms,
+            principal,
+            request,
+            trip.request_id,
+            degrade=(principal.on_budget or way.route.on_budget) == "degrade",
         )
         walk = trip.walk = Walk(
             way,
@@ -104,6 +111,7 @@ class Proxy:
             clock=time.monotonic,
             dice=self.dice,
             report=self._report,
+            hedges=self._hedge_budget(way.route),
         )
         try:
             answer = await walk.run()
@@ -113,22 +121,28 @@ class Proxy:
             raise
         finally:
             admission.give_up_unless(answered=walk.answered)
+        admission = trip.admission = walk.gate
         trip.provider = answer.backend.settings.provider
         return Exchange(trip, walk, admission, answer, lambda answer: self._headers(trip, walk, answer), self._report)
 
-    def _leave_in_doubt(self, trip: Trip, walk: Walk, admission: Admission, request: ChatRequest) -> None:
+    def _hedge_budget(self, route: Route) -> RetryBudget | None:
+        if route.hedge is None:
+            return None
+        return self._hedges.setdefault(route.name, RetryBudget(HEDGE_SHARE, HEDGE_FLOOR))
+
+    def _leave_in_doubt(self, trip: Trip, walk: Walk[Admission], admission: Admission, request: ChatRequest) -> None:
         """The client left while a backend worked: what it made nobody knows, so it costs what it was permitted to.
 
         Of a stream no token had come; it costs its prompt, and one token that may have been on its way.
         """
-        target = walk.records[-1] and walk.candidate and walk.candidate.target
-        if not target:
+        if walk.candidate is None:
             return
+        target = walk.candidate.target
         asked = Usage(input_tokens=estimate(text_of(request.doc)), output_tokens=1, estimated=True)
         usage = asked if request.stream else admission.most() or asked
         admission.settle(usage, trip.used(target, usage))
 
-    def _headers(self, trip: Trip, walk: Walk, answer: Answer) -> list[Header]:
+    def _headers(self, trip: Trip, walk: Walk[Admission], answer: Answer) -> list[Header]:
         """The headers of an answer, but for its length and its id."""
         headers = [
             pair

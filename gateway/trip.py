@@ -65,7 +65,7 @@ class Trip:
         self.admission: Admission | None = None
         self.principal: Principal | None = None
         self.request: ChatRequest | None = None
-        self.walk: Walk | None = None
+        self.walk: Walk[Admission] | None = None
         self.status = 0
         self.code = ""
         self.provider = ""

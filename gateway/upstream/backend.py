@@ -1,5 +1,6 @@
 """One backend as it runs: its wire, its keys, how it is doing and how much of it is in use."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from gateway.upstream.wire import Header, Origin, Wire
 
 RATE_LIMITED = "rate limited"
 _NEW_LIMIT = ("api.openai.com",)  # where `max_tokens` is refused by some models; elsewhere it is what all understand
+_SAMPLES, _FEWEST_SAMPLES = 200, 20
 _DECAY = 10.0  # seconds in which a latency peak loses two thirds of its height
 
 
@@ -56,6 +58,7 @@ class Backend:
         self._next_key = 0
         self._latency = 0.0
         self._latency_at = 0.0
+        self._first_tokens: deque[float] = deque(maxlen=_SAMPLES)
 
     def obstacle(self, now: float) -> Obstacle | None:
         """Why it should not be asked at `now`; None when it may."""
@@ -74,6 +77,13 @@ class Backend:
         """Seconds to the first token, peak-EWMA."""
         return self._latency
 
+    def slow_after(self) -> float | None:
+        """Seconds within which 95 of 100 of its latest answers began; None while too few are known."""
+        if len(self._first_tokens) < _FEWEST_SAMPLES:
+            return None
+        ordered = sorted(self._first_tokens)
+        return ordered[int(len(ordered) * 0.95)]
+
     def pick_key(self, now: float) -> ApiKey | None:
         """The next of its keys that does not rest."""
         for _ in self.keys:
@@ -85,6 +95,7 @@ class Backend:
 
     def answered(self, seconds: float, now: float) -> None:
         """It gave its first token after `seconds`: a peak counts at once, an improvement slowly (as Finagle does)."""
+        self._first_tokens.append(seconds)
         if seconds >= self._latency:
             self._latency = seconds
         else:

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Generic, Protocol, Self, TypeVar
 
 from gateway.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.formats.chat import ChatRequest
@@ -17,7 +17,7 @@ from gateway.upstream import openai
 from gateway.upstream.backend import ApiKey, Backend
 from gateway.upstream.breaker import Permit, State
 from gateway.upstream.openai import Failed, Plain, Stream
-from gateway.upstream.retry import AGAIN, COUNTED, MAX_WAIT, Failure, Kind, backoff
+from gateway.upstream.retry import AGAIN, COUNTED, MAX_WAIT, Failure, Kind, RetryBudget, backoff
 from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Header
 
@@ -71,8 +71,19 @@ class Gate(Protocol):
         """The request goes out now."""
         ...
 
+    def rival(self) -> Self:
+        """A gate of its own for the same request sent to a second candidate at the same time."""
+        ...
 
-class Walk:
+    def release(self) -> None:
+        """Nothing came of it."""
+        ...
+
+
+G = TypeVar("G", bound=Gate)
+
+
+class Walk(Generic[G]):
     """One request's way along its plan. `tried` counts candidates, `records` every single try."""
 
     def __init__(
@@ -82,10 +93,11 @@ class Walk:
         *,
         backends: Mapping[str, Backend],
         slots: Mapping[str, Slots],
-        gate: Gate,
+        gate: G,
         clock: Callable[[], float],
         dice: Dice,
         report: Reporter,
+        hedges: RetryBudget | None = None,
     ) -> None:
         self.plan = plan
         self.tried = 0
@@ -96,7 +108,8 @@ class Walk:
         self._call = call
         self._backends = backends
         self._slots = slots
-        self._gate = gate
+        self.gate = gate
+        self._hedges = hedges
         self._clock = clock
         self._dice = dice
         self._report = report
@@ -121,7 +134,10 @@ class Walk:
                     continue
                 self.candidate = candidate
                 try:
-                    answer = await self._try(candidate, last=not self._pending)
+                    if self._hedges is not None and self._pending:
+                        answer = await self._race(candidate, self._hedges)
+                    else:
+                        answer = await self._try(candidate, self.gate, last=not self._pending)
                 except Skip as skip:
                     self._error = skip.error
                 except Unavailable as error:
@@ -175,7 +191,48 @@ class Walk:
             if again and sum(record.backend == backend.name for record in self.records) < len(backend.keys):
                 self._pending.append(candidate)
 
-    async def _try(self, candidate: Candidate, *, last: bool) -> "Answer":
+    async def _race(self, candidate: Candidate, hedges: RetryBudget) -> "Answer":
+        """Try a candidate, and the next one beside it when no token came in time; the first token wins."""
+        hedges.request(self._clock())
+        first = asyncio.create_task(self._try(candidate, self.gate, last=False))
+        racing, gates = [first], [self.gate]
+        try:
+            await asyncio.wait(racing, timeout=self._hedge_after(candidate))
+            if not first.done() and self._pending and hedges.retry(self._clock()):
+                gates.append(self.gate.rival())
+                racing.append(asyncio.create_task(self._try(self._pending.popleft(), gates[1], last=False)))
+            winner = await _first_answer(racing)
+        except BaseException:
+            for task in racing:
+                await _discard(task)
+            for gate in gates[1:]:
+                gate.release()
+            raise
+        for task in racing:
+            if task is not winner:
+                await _discard(task)
+        try:
+            answer = winner.result()
+        except BaseException:
+            for gate in gates[1:]:
+                gate.release()
+            raise
+        self.candidate = answer.candidate
+        self.gate = gates.pop(racing.index(winner))
+        for gate in gates:
+            gate.release()
+        return answer
+
+    def _hedge_after(self, candidate: Candidate) -> float | None:
+        """Seconds without a token after which a second candidate is asked; None for never."""
+        hedge = self.plan.route.hedge
+        if hedge is None:
+            return None
+        if hedge.after == "p95":
+            return self._backends[candidate.target.backend].slow_after()
+        return hedge.after
+
+    async def _try(self, candidate: Candidate, gate: Gate, *, last: bool) -> "Answer":
         backend = self._backends[candidate.target.backend]
         now = self._clock()
         permit = backend.breaker.permit_anyway(now) if last else backend.breaker.permit(now)
@@ -187,14 +244,14 @@ class Walk:
         self.tried += 1
         answer = None
         try:
-            output = await self._gate.admit(candidate)
+            output = await gate.admit(candidate)
             if slots is not None:
                 if not slots.take_now():
                     self.queue_position = slots.waiting + 1
                     self.queue_position = await slots.take(self._call.key, self._call.priority)
                     queued = self._clock() - now
                 taken = True
-            answer = await self._persist(candidate, backend, permit, output, queued)
+            answer = await self._persist(candidate, backend, gate, permit, output, queued)
             answer.slots = slots
         except GatewayError:
             self.tried -= 1
@@ -210,7 +267,7 @@ class Walk:
         return answer
 
     async def _persist(
-        self, candidate: Candidate, backend: Backend, permit: Permit, output: int | None, queued: float
+        self, candidate: Candidate, backend: Backend, gate: Gate, permit: Permit, output: int | None, queued: float
     ) -> "Answer":
         """Try one candidate as often as its failures and the backend's retry budget allow."""
         body = self._call.request.encode(
@@ -223,6 +280,7 @@ class Walk:
             if key is None:
                 raise Failed(Failure(Kind.AUTH, f"no api key of backend {backend.name!r} is usable"))
             try:
+                gate.sending()
                 return await self._once(candidate, backend, permit, key, body, resend, queued)
             except Failed as failed:
                 failure = failed.failure
@@ -263,7 +321,6 @@ class Walk:
             events = ChatStream(hide_usage=not request.include_usage, continues=self._continuation)
         backend.busy += 1
         outcome, detail, status, answer = CANCELLED, "", None, None
-        self._gate.sending()
         try:
             answer = await openai.send(
                 backend.wire,
@@ -367,3 +424,26 @@ def nothing_available(plan: Plan) -> Unavailable:
         f"No backend can take a request for {plan.route.name!r} now. {reasons}.",
         retry_after=plan.rests_for if rests else None,
     )
+
+
+async def _first_answer(racing: list[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
+    """The first task that gives an answer; when none does, the first of them, with its failure."""
+    left = set(racing)
+    while left:
+        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        for task in racing:
+            if task in done and _gave_answer(task):
+                return task
+    return racing[0]
+
+
+def _gave_answer(task: asyncio.Task[Answer]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+async def _discard(task: asyncio.Task[Answer]) -> None:
+    """End a try that lost: its connection is closed at once, and what it gave in the last moment is given back."""
+    task.cancel()
+    await asyncio.wait({task})
+    if _gave_answer(task):
+        await task.result().aclose()

@@ -10,11 +10,13 @@ other 400, 404, 413, 422, other 4xx                 the client sees it
 what is not a chat completion                       next
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -22,11 +24,17 @@ import orjson
 from gateway.policy.schema import Retry
 
 MAX_WAIT = 5.0
-DEFAULT_REST = 30.0
+MAX_REST = 86_400.0
 KEY_REST = 60.0
 _TRANSIENT = frozenset((408, 409, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
-_NO_MONEY = ("insufficient_quota", "billing", "quota_exceeded", "credit")
-_NO_ROOM = ("context_length_exceeded", "maximum context length", "context window", "exceed_context_size")
+_NO_MONEY = ("insufficient_quota", "exceeded_current_quota", "billing", "insufficient balance", "credit")
+_NO_MONEY_400 = ("your credit balance is too low", "you have reached your specified api usage limits")
+_NO_ROOM = (
+    *("context_length_exceeded", "exceed_context_size", "context length", "context window", "context limit"),
+    *("context size", "prompt is too long", "input is too long", "exceeds the maximum number of tokens"),
+    "tokens + `max_new_tokens` must be",
+)
+_COME_BACK = re.compile(r"(?:retry|try again) in (?:(\d{1,4})m)?(\d{1,9}(?:\.\d{1,9})?)(ms|s)\b")
 
 
 class Kind(Enum):
@@ -68,21 +76,26 @@ class Failure:
 
 def classify(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> Failure:
     """What an answer with an error status means; `now` is in seconds since the epoch, for dates in Retry-After."""
-    words = _words_of(body)
+    labels, message = _said_in(body)
+    kind = _kind_of(status, labels, message)
     wait = retry_after(headers, now)
-    kind = _kind_of(status, words)
+    if wait is None and kind is Kind.RATE_LIMITED:
+        wait = _said_wait(message)
     return Failure(kind, f"status {status}", status=status, retry_after=wait, headers=headers, body=body)
 
 
-def _kind_of(status: int, words: str) -> Kind:
-    if status == 429:
-        return Kind.NO_QUOTA if any(word in words for word in _NO_MONEY) else Kind.RATE_LIMITED
+def _kind_of(status: int, labels: str, message: str) -> Kind:
     if status == 402:
         return Kind.NO_QUOTA
+    if status == 429:
+        return Kind.NO_QUOTA if _is_about_money(labels, message) else Kind.RATE_LIMITED
     if status in (401, 403, 407):
         return Kind.AUTH
-    if status in (400, 413, 422) and any(word in words for word in _NO_ROOM):
-        return Kind.TOO_LONG
+    if status in (400, 413, 422):
+        if "billing" in labels or message.startswith(_NO_MONEY_400):
+            return Kind.NO_QUOTA
+        if any(words in labels or words in message for words in _NO_ROOM):
+            return Kind.TOO_LONG
     if status in _TRANSIENT or status >= 500:
         return Kind.TRANSIENT
     if status >= 400:
@@ -90,29 +103,65 @@ def _kind_of(status: int, words: str) -> Kind:
     return Kind.INVALID
 
 
-def _words_of(body: bytes) -> str:
-    """The code, type and message of an error body, in lower case, whatever its shape."""
+def _is_about_money(labels: str, message: str) -> bool:
+    """Of a 429: what it calls itself counts first, for messages about rates advise to look at one's billing."""
+    if any(words in labels for words in _NO_MONEY):
+        return True
+    if "rate_limit" in labels or "rate limit" in message or _COME_BACK.search(message):
+        return False
+    return any(words in message for words in _NO_MONEY)
+
+
+def _said_in(body: bytes) -> tuple[str, str]:
+    """What an error body calls itself (code, type, status) and its message, in lower case, whatever its shape."""
     try:
         doc: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return ""
+        return "", ""
+    if isinstance(doc, list) and doc:  # Gemini's
+        doc = doc[0]
     error = doc.get("error", doc) if isinstance(doc, Mapping) else doc
     if isinstance(error, Mapping):
-        return " ".join(str(error.get(name) or "") for name in ("code", "type", "message")).lower()
-    return str(error).lower()
+        labels = " ".join(_word(error.get(name)) for name in ("code", "type", "status"))
+        return labels, _word(error.get("message"))
+    return "", _word(error)
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, (str, int)) else ""
+
+
+def _said_wait(message: str) -> float | None:
+    """Seconds to wait, from a message: `try again in 1m2.5s`, `retry in 800ms` (OpenAI, Groq, Gemini)."""
+    found = _COME_BACK.search(message)
+    if found is None:
+        return None
+    seconds = float(found[2]) / (1000 if found[3] == "ms" else 1)
+    return min(int(found[1] or 0) * 60 + seconds, MAX_REST)
 
 
 def retry_after(headers: Sequence[tuple[bytes, bytes]], now: float) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `retry-after` (a number or a date, RFC 9110 section 10.2.3)."""
-    found = {name: value for name, value in headers if name in (b"retry-after", b"retry-after-ms")}
+    """Seconds to wait, at most MAX_REST, from `retry-after-ms` or `retry-after` (RFC 9110 section 10.2.3).
+
+    The latter is a number or a date, for which `now` is in seconds since the epoch. None when neither can be read.
+    """
+    found = {name: value.decode("latin-1") for name, value in headers if name.startswith(b"retry-after")}
+    milliseconds = _number(found.get(b"retry-after-ms", ""))
+    if milliseconds is not None:
+        return min(milliseconds / 1000, MAX_REST)
+    value = found.get(b"retry-after", "")
+    seconds = _number(value)
+    if seconds is None:
+        seconds = _seconds_until(value, now)
+    return None if seconds is None else min(seconds, MAX_REST)
+
+
+def _number(value: str) -> float | None:
     try:
-        if b"retry-after-ms" in found:
-            return max(0.0, float(found[b"retry-after-ms"]) / 1000)
-        if b"retry-after" not in found:
-            return None
-        return max(0.0, float(found[b"retry-after"]))
+        number = float(value)
     except ValueError:
-        return _seconds_until(found.get(b"retry-after", b"").decode("latin-1"), now)
+        return None
+    return max(0.0, number) if isfinite(number) else None
 
 
 def _seconds_until(date: str, now: float) -> float | None:
@@ -128,17 +177,21 @@ def backoff(resend: int, settings: Retry, chance: float) -> float:
     return chance * min(settings.backoff * 2.0 ** (resend - 1), settings.max_backoff)
 
 
-class RetryBudget:
-    """At most SHARE of a backend's requests in the last WINDOW seconds may be retries, and never fewer than FLOOR."""
+RETRY_SHARE, RETRY_FLOOR = 0.2, 3
+HEDGE_SHARE, HEDGE_FLOOR = 0.05, 1
 
-    SHARE = 0.2
-    FLOOR = 3
+
+class RetryBudget:
+    """At most `share` of the requests in the last WINDOW seconds may be sent again, and never fewer than `floor`."""
+
     WINDOW = 60
     _BUCKETS = 12
 
-    __slots__ = ("_requests", "_retries", "_slice")
+    __slots__ = ("_floor", "_requests", "_retries", "_share", "_slice")
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = RETRY_SHARE, floor: int = RETRY_FLOOR) -> None:
+        self._share = share
+        self._floor = floor
         self._requests = [0] * self._BUCKETS
         self._retries = [0] * self._BUCKETS
         self._slice = 0
@@ -151,7 +204,7 @@ class RetryBudget:
     def retry(self, now: float) -> bool:
         """Ask to send one again; true when the budget allows it, and then it is counted."""
         self._roll(now)
-        if sum(self._retries) >= max(self.FLOOR, int(self.SHARE * sum(self._requests))):
+        if sum(self._retries) >= max(self._floor, int(self._share * sum(self._requests))):
             return False
         self._retries[self._slice % self._BUCKETS] += 1
         return True
