@@ -13,8 +13,8 @@ INTERVAL = 0.5  # seconds, so that a revoked key is refused within one, the read
 class KeysWatch:
     """Calls `changed` with all managed keys when they are first read and whenever one of them changes.
 
-    While the store does not answer, the last known keys go on; `trouble` hears of it once, with the reason, and
-    `recovered` with the seconds it took. Neither may raise.
+    `keys` are those known now. While the store does not answer, the last known go on; `trouble` hears of it once, with
+    the reason, and `recovered` with the seconds it took. Neither may raise.
     """
 
     def __init__(
@@ -54,14 +54,12 @@ class KeysWatch:
         try:
             # The version first: a change between the two questions is then seen again the next time.
             version = await self._store.keys_version()
-            keys = await self._store.keys() if version != self._version else None
-            if keys is not None:
-                self._changed(keys)
+            if version != self._version:
+                self.keys = tuple(await self._store.keys())
+                self._changed(self.keys)
         except Exception as error:  # noqa: BLE001 - whatever it is: a watch that ends would never revoke a key again
             self._fail(str(error) or type(error).__name__)
             return
-        if keys is not None:
-            self.keys = tuple(keys)
         self._version = version
         if self._down_since is not None:
             self._recovered(time.monotonic() - self._down_since)

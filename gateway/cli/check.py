@@ -133,6 +133,6 @@ def limits_line(limits: tuple[Limit, ...]) -> str:
 
 
 def _limit(limit: Limit) -> str:
-    amount = f"${limit.amount}" if limit.unit == "usd" else f"{limit.amount} {limit.unit}"
+    amount = f"${limit.amount:f}" if limit.unit == "usd" else f"{limit.amount} {limit.unit}"
     period = f" per {limit.per}" if limit.per else ""
     return f"{amount}{period}{' (soft)' if limit.soft else ''}"
