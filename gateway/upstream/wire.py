@@ -50,8 +50,8 @@ class Bounds:
     max_idle: int = 256
     idle_expiry: float = 30.0
     max_head: int = 65_536
-    high_water: int = 262_144
-    low_water: int = 65_536
+    high_water: int = 131_072
+    low_water: int = 32_768
 
 
 class Reply(Protocol):
