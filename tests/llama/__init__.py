@@ -1,0 +1,1 @@
+"""The gateway in front of a real llama.cpp server: opt in with -m llama."""
