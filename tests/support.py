@@ -61,6 +61,7 @@ class Served:
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self.process = process
         self.port = 0
+        self._told_to_end = False
         self._printed: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._readers = [
             threading.Thread(target=self._read, args=(name, getattr(process, name)), daemon=True)
@@ -140,10 +141,15 @@ class Served:
         """`POST /v1/chat/completions`."""
         return self.request("POST", "/v1/chat/completions", body, key=key, **headers)
 
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Tell it to end; a second time would mean at once."""
+        self._told_to_end = True
+        self.process.send_signal(number)
+
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        """SIGTERM unless that was sent before, and the exit status."""
+        if not self._told_to_end and self.process.poll() is None:
+            self.end()
         return self.wait()
 
     def wait(self) -> int:
