@@ -127,6 +127,7 @@ class Escrow:
         self._epoch = ""
         self._leased_until = 0.0
         self._down_until = 0.0
+        self._answered = False
         self._wake = asyncio.Event()
         self._rounds: asyncio.Task[None] | None = None
 
@@ -157,7 +158,7 @@ class Escrow:
                 grant = self._grant(limit, now)
             if amount > grant.available and not grant.soft:
                 return None
-            if grant.fading and not leased and amount and not grant.soft:
+            if grant.fading and amount and not grant.soft and (grant.void or not leased):
                 return None
             parts.append((grant, amount))
         for grant, amount in parts:
@@ -179,7 +180,7 @@ class Escrow:
         before = {id(grant): amount for grant, amount in hold.parts}
         for grant, amount in parts:
             more = amount - before.get(id(grant), 0)
-            lapsed = grant.fading and monotonic >= self._leased_until
+            lapsed = grant.fading and (grant.void or monotonic >= self._leased_until)
             if more > 0 and not grant.soft and (more > grant.available or lapsed):
                 return False
         for grant, amount in hold.parts:
@@ -236,7 +237,7 @@ class Escrow:
     def remaining(self, limit: MeterLimit) -> int | None:
         """What, as far as is known, a request may still hold of a limit; None if the store was not asked yet."""
         grant = self._grants.get(limit.meter.id)
-        if grant is None or grant.limit != limit or not grant.start <= self._clock() < grant.end:
+        if grant is None or (grant.limit is not limit and grant.limit != limit) or not grant.start <= self._clock() < grant.end:
             return None
         return grant.remaining(self._monotonic())
 
@@ -331,8 +332,13 @@ class Escrow:
                 async with asyncio.timeout(self._interval):
                     await self._wake.wait()
             self._wake.clear()
-            with contextlib.suppress(StoreDown):  # noted in `is_store_down`; the next round states it all again
+            try:
                 await self.flush()
+            except StoreDown:
+                pass  # noted in `is_store_down`; the next round states it all again
+            except Exception as error:  # noqa: BLE001  (a hook's failure must not end the rounds, and with them the lease)
+                context = {"message": "a round of the escrow failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
             await asyncio.sleep(self._interval / 25)  # settlements that free contested money come in bursts
 
     async def _obtain(self, attempt: Callable[[], Hold | None], wanted: Callable[[], _Wanted]) -> Hold:
@@ -363,10 +369,10 @@ class Escrow:
             await asyncio.sleep(self._interval * 1.2)  # the others see the recall in their next round
 
     def _short(self, wanted: _Wanted) -> list[_Ask]:
-        lapsed = self._monotonic() >= self._leased_until
+        self._note_lapse(self._monotonic())
         asks = []
         for grant, more, amount in wanted:
-            if grant.fading and lapsed:
+            if grant.void:
                 grant.available = 0
             if more > grant.available and not grant.soft:
                 asks.append(_Ask(grant, more, amount, more - grant.available))
@@ -426,6 +432,7 @@ class Escrow:
         self._leased_until = max(self._leased_until, self._monotonic() + PROBE)
         for ask in asks:
             ask.grant.available += ask.need
+            ask.grant.void = False
 
     async def _exchange(
         self,
@@ -435,17 +442,9 @@ class Escrow:
         gone: bool = False,
         closing: bool = False,
     ) -> Reply:
-        sent = self._monotonic()
-        if not probe and sent < self._down_until:
+        if not probe and self._monotonic() < self._down_until:
             raise StoreDown("the store did not answer a moment ago")
-        entries = tuple(self._entry(grant, need, sent, gone=gone) for grant, need in asks)
-        self._number += 1
-        report = Report(self._worker, self._number, self._lease, entries, self._epoch, closing)
-        try:
-            reply = await self._store.sync(report)
-        except StoreDown:
-            self._down_until = self._monotonic() + PROBE
-            raise
+        entries, sent, reply = await self._state(asks, gone=gone, closing=closing)
         self._down_until = 0.0
         if reply.epoch != self._epoch:
             self._meet(reply.epoch)
@@ -459,8 +458,35 @@ class Escrow:
         self._wake_for([(grant, 0) for grant, _ in asks], self._monotonic())
         return reply
 
+    async def _state(
+        self, asks: Sequence[tuple[Grant, int]], *, gone: bool, closing: bool
+    ) -> tuple[tuple[Entry, ...], float, Reply]:
+        while True:
+            sent = self._monotonic()
+            self._note_lapse(sent)
+            entries = tuple(self._entry(grant, need, sent, gone=gone) for grant, need in asks)
+            self._number += 1
+            report = Report(self._worker, self._number, self._lease, entries, self._epoch, closing)
+            try:
+                reply = await self._store.sync(report)
+            except StoreDown:
+                # A store that answered just before gets a second chance: a busy event loop can miss a short timeout.
+                if not self._answered:
+                    self._down_until = self._monotonic() + PROBE
+                    raise
+                self._answered = False
+                continue
+            self._answered = True
+            return entries, sent, reply
+
+    def _note_lapse(self, now: float) -> None:
+        # Renewing the lease does not bring back what the store has forgotten meanwhile: each grant must be stated anew.
+        if now >= self._leased_until:
+            for grant in (*self._grants.values(), *self._former):
+                grant.void = grant.fading
+
     def _entry(self, grant: Grant, need: int, now: float, *, gone: bool) -> Entry:
-        if grant.fading and now >= self._leased_until:
+        if grant.void:
             grant.available = 0
         grant.stated = None
         spare = 0 if grant.unit == "concurrent" or now < grant.contested_until else grant.amount // 100

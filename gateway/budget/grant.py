@@ -49,6 +49,7 @@ class Grant:
         "used",
         "used_at",
         "used_before",
+        "void",
     )
 
     def __init__(self, limit: MeterLimit, span: Span) -> None:
@@ -65,6 +66,7 @@ class Grant:
         self.used = self.used_before = 0
         self.used_at = 0.0
         self.contested_until = 0.0
+        self.void = False  # the lease ran out since it was last stated: others may have drawn it
         self.stated: tuple[int, int, int] | None = None
         self.standing: Standing | None = None
         self.standing_at = 0.0
@@ -127,6 +129,7 @@ class Grant:
         told = entry.spent[-1][1] if entry.spent else self.acked
         self.acked = max(self.acked, told)
         self.available += standing.drawn
+        self.void = False
         self.stated = (told, entry.granted + standing.drawn, entry.held)
         self.standing = standing
         self.standing_at = now

@@ -354,6 +354,18 @@ async def test_idle_rate_does_not_outlive_its_lease(world: World) -> None:
     assert (await _refused(one, (TOKENS, 1))).reason == "held"
 
 
+async def test_a_renewed_lease_does_not_bring_back_what_was_forgotten(world: World) -> None:
+    """What a worker held through a lapse and then released is another's, until it was stated again."""
+    one, two = world.escrow("a"), world.escrow("b")
+    hold = await one.hold("one", [(TOKENS, 100)])
+    world.advance(100.0)
+    await two.hold("two", [(TOKENS, 100)])
+    await one.hold("renews", [(USD, 1)])
+    one.release(hold)
+    assert one.try_hold("stale", [(TOKENS, 1)]) is None
+    assert (await _refused(one, (TOKENS, 1))).reason == "held"
+
+
 async def test_money_at_hand_outlives_a_store_that_is_down(world: World) -> None:
     """Grants go on being spent; then hard limits are refused at once, and what was spent is stated later, once."""
     escrow = world.escrow()
@@ -426,6 +438,48 @@ async def test_the_rounds_run_by_themselves(world: World) -> None:
         while (await world.stands(USD)).spent != 20:
             await asyncio.sleep(0.01)
     await escrow.aclose()
+
+
+async def test_a_hook_that_fails_does_not_end_the_rounds(world: World) -> None:
+    """The failure is told to the event loop, and the next round comes."""
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+
+    def fail(alert: Alert) -> None:
+        raise ValueError(f"hook at {alert.fraction}")
+
+    escrow = Escrow(world, "a", interval=0.01, on_alert=fail)
+    await escrow.start()
+    limit = MeterLimit(USD.meter, 1000, alert_at=(0.5,))
+    escrow.settle(await escrow.hold("one", [(limit, 600)]), {})
+    async with asyncio.timeout(10):
+        while not told:
+            await asyncio.sleep(0.01)
+        escrow.settle(await escrow.hold("two", [(limit, 100)]), {})
+        while (await world.stands(USD)).spent != 700:
+            await asyncio.sleep(0.01)
+    await escrow.aclose()
+    assert told == ["hook at 0.5"]
+
+
+async def test_a_store_that_answered_just_before_is_asked_twice(world: World) -> None:
+    """One missed answer, as a busy event loop may cause, refuses nobody."""
+    escrow = world.escrow()
+    await escrow.hold("one", [(USD, 1)])
+    real = world.store.sync
+    missed: list[int] = []
+
+    async def miss_once(report: Report) -> Reply:
+        reply = await real(report)
+        if not missed:
+            missed.append(report.number)
+            raise StoreDown("too late")
+        return reply
+
+    world.store.sync = miss_once  # type: ignore[method-assign]
+    await escrow.hold("two", [(USD, 500)])
+    assert len(missed) == 1
+    assert (await world.stands(USD)).granted < 550
 
 
 async def test_a_cancelled_draw_leaves_nothing_held(world: World) -> None:
