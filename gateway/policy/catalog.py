@@ -1,12 +1,12 @@
 """Every name that can be asked for, resolved once per policy: alias, then task, then model, then passthrough."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from gateway.budget.money import Rates, rates_of
+from gateway.budget.money import Rates, price_note, rates_of
 from gateway.errors import InvalidRequest, NotFound, PermissionDenied
 from gateway.identity.principal import Principal
 from gateway.policy.schema import Backend, Balance, Breaker, Hedge, Model, Policy, Price, Retry, Timeouts
@@ -24,6 +24,7 @@ class Facts:
     """What is known of a model from its policy or the bundled list; sizes in tokens, None where nobody says."""
 
     rates: Rates | None = None
+    price: str = ""  # the rates as a reader wants them, for usage records
     context: int | None = None
     max_output: int | None = None
     prefill: bool = False
@@ -174,6 +175,7 @@ class Catalog:
             rates = rates_of(Price())
         facts = Facts(
             rates=rates,
+            price=price_note(rates) if rates is not None else "",
             context=model.context or listed.context,
             max_output=model.max_output or listed.max_output,
             prefill=model.prefill,
@@ -183,14 +185,13 @@ class Catalog:
         return Target(name, label, model.backend, model.model, backend.local, off, facts, model.tags)
 
     def _pass(self, name: str) -> Route | None:
-        """A route for a name that only a backend's `passthrough` knows; enabled backends stand before disabled ones."""
+        """A route for a name that only a backend's `passthrough` knows; enabled backends stand before disabled ones.
+
+        `openai/gpt-4o` is `gpt-4o` at the backend `openai`, else that whole name at one that lets it pass.
+        """
         prefix, _, rest = name.partition("/")
-        at, model = ([prefix], rest) if prefix in self._policy.backends else (list(self._policy.backends), name)
-        found = [
-            self._target(name, f"{backend}/*", Model(backend=backend, model=model))
-            for backend in at
-            if model and any(fnmatchcase(model, glob) for glob in self._policy.backends[backend].passthrough)
-        ]
+        found = self._passing(name, [prefix], rest) if prefix in self._policy.backends else []
+        found = found or self._passing(name, self._policy.backends, name)
         if not found:
             return None
         found.sort(key=lambda target: bool(target.off))
@@ -199,6 +200,14 @@ class Catalog:
             self._passed.pop(next(iter(self._passed)))
         self._passed[name] = route
         return route
+
+    def _passing(self, name: str, backends: Iterable[str], model: str) -> list[Target]:
+        """The model at each of these backends that lets its name pass."""
+        return [
+            self._target(name, f"{backend}/*", Model(backend=backend, model=model))
+            for backend in backends
+            if model and any(fnmatchcase(model, glob) for glob in self._policy.backends[backend].passthrough)
+        ]
 
     def _no_task(self, task: str | None, principal: Principal) -> InvalidRequest | NotFound:
         known = [name.removeprefix(TASK) for name in self._routes if name.startswith(TASK) and principal.may_use(name)]
