@@ -28,10 +28,14 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits on one key's requests to one model. `counts` are those on which the size of a request counts."""
+    """The limits on one key's requests to one model. `counts` are those on which the size of a request counts.
+
+    `shown` are those that headers tell of: money, requests, tokens.
+    """
 
     limits: tuple[MeterLimit, ...]
     counts: tuple[MeterLimit, ...]
+    shown: tuple[tuple[MeterLimit, ...], tuple[MeterLimit, ...], tuple[MeterLimit, ...]]
     in_dollars: bool
     priced: bool
 
@@ -47,6 +51,7 @@ class Terms:
         return cls(
             limits=limits,
             counts=tuple(limit for limit in hard if limit.meter.unit in sized),
+            shown=shown_of(limits),
             in_dollars=any(limit.meter.unit == "usd" for limit in hard),
             priced=rates is not None,
         )
@@ -144,6 +149,8 @@ class Admission:
             raise Skip(_no_price(target))
         self._terms, self.target = terms, target
         bound = self._input_bound(target) if terms.counts else 0
+        if self._fits_at_once(terms, target, bound):
+            return None
         for tries in range(1, _TRIES + 1):
             output = await self._output(terms, target, bound)
             try:
@@ -208,8 +215,18 @@ class Admission:
         """`x-gateway-budget-remaining-usd`, `x-ratelimit-…` for the tightest of such limits, `x-gateway-clamped`."""
         found: list[Header] = [(b"x-gateway-clamped", b"true")] if self.clamped else []
         if self._terms is not None:
-            found += limit_headers(self._escrow, self._terms.limits)
+            found += limit_headers(self._escrow, self._terms.shown)
         return found
+
+    def _fits_at_once(self, terms: Terms, target: Target, bound: int) -> bool:
+        """The usual case: the client set a limit of its own, and what is at hand covers all of it."""
+        own = self._request.max_output
+        if own is None or self._hold is not None or self._parts:
+            return False
+        self._hold = self._escrow.try_hold(self._hold_id, self._charges(terms, target, bound, own))
+        self.permitted = own
+        self.clamped = False
+        return self._hold is not None
 
     async def _take(self, charges: Sequence[tuple[MeterLimit, int]]) -> None:
         if self._hold is None:
@@ -295,15 +312,24 @@ class Admission:
         return self._bound
 
 
-def limit_headers(escrow: Escrow, limits: Sequence[MeterLimit]) -> list[Header]:
+_Shown = tuple[tuple[MeterLimit, ...], tuple[MeterLimit, ...], tuple[MeterLimit, ...]]
+
+
+def shown_of(limits: Sequence[MeterLimit]) -> _Shown:
+    """The limits that headers tell of: on money, on requests, on tokens."""
+    units = (("usd",), ("requests",), ("tokens", "input_tokens", "output_tokens"))
+    money, requests, tokens = (tuple(limit for limit in limits if limit.meter.unit in names) for names in units)
+    return money, requests, tokens
+
+
+def limit_headers(escrow: Escrow, shown: _Shown) -> list[Header]:
     """What is left of the tightest money, request and token limits, as an SDK or a person may read it."""
     found: list[Header] = []
-    money = _tightest(escrow, limits, ("usd",))
-    if money is not None:
-        found.append((b"x-gateway-budget-remaining-usd", format_usd(money[1]).encode()))
-    for name, units in ((b"requests", ("requests",)), (b"tokens", ("tokens", "input_tokens", "output_tokens"))):
-        tightest = _tightest(escrow, limits, units)
-        if tightest is None:
+    money, requests, tokens = shown
+    if money and (tightest := _tightest(escrow, money)) is not None:
+        found.append((b"x-gateway-budget-remaining-usd", format_usd(tightest[1]).encode()))
+    for name, limits in ((b"requests", requests), (b"tokens", tokens)):
+        if not limits or (tightest := _tightest(escrow, limits)) is None:
             continue
         limit, left = tightest
         reset = escrow.resets_in(limit)
@@ -325,11 +351,13 @@ def duration_text(seconds: float) -> str:
     return (f"{hours}h" if hours else "") + f"{minutes}m{rest}s"
 
 
-def _tightest(escrow: Escrow, limits: Sequence[MeterLimit], units: tuple[str, ...]) -> tuple[MeterLimit, int] | None:
-    found = [
-        (limit, left) for limit in limits if limit.meter.unit in units and (left := escrow.remaining(limit)) is not None
-    ]
-    return min(found, key=lambda pair: pair[1], default=None)
+def _tightest(escrow: Escrow, limits: Sequence[MeterLimit]) -> tuple[MeterLimit, int] | None:
+    tightest: tuple[MeterLimit, int] | None = None
+    for limit in limits:
+        left = escrow.remaining(limit)
+        if left is not None and (tightest is None or left < tightest[1]):
+            tightest = (limit, left)
+    return tightest
 
 
 def _no_price(target: Target) -> PermissionDenied:

@@ -27,7 +27,7 @@ from gateway.policy.loader import PolicyError
 from gateway.policy.schema import Policy
 from gateway.proxy import Bank, Dice, Proxy
 from gateway.runtime import build_runtime
-from gateway.server.endpoints import Completions, RequestIds
+from gateway.server.endpoints import Completions, RequestIds, Shortcut
 from gateway.server.health import METRICS_TYPE, Nowhere, Page, alive, readiness
 from gateway.server.models import Models
 from gateway.settings import Settings
@@ -78,7 +78,7 @@ class Gateway:
         ids = RequestIds()
         models = Models(self.proxy, ids, created=int(time.time()))
         chat = Completions(self.proxy, ids, parse=parse_chat, upstream_path=b"/chat/completions")
-        self.app: ASGIApp = Router(
+        router = Router(
             [
                 Route("/v1/chat/completions", chat),
                 Route("/v1/models", models),
@@ -91,6 +91,7 @@ class Gateway:
             redirect_slashes=False,
             lifespan=self._lifespan,
         )
+        self.app: ASGIApp = Shortcut({"/v1/chat/completions": chat}, router)
 
     def reload(self) -> bool:
         """Read the policies again and put them in force as a whole; a bad file changes nothing and is reported."""

@@ -74,7 +74,7 @@ class Proxy:
         self.draining = False
         self.running = 0
         self.dice = dice
-        self._report = report
+        self.report = report
         self._hedges: dict[str, RetryBudget] = {}
         self._labels: dict[tuple[str, str], list[Header]] = {}
 
@@ -110,7 +110,7 @@ class Proxy:
             gate=admission,
             clock=time.monotonic,
             dice=self.dice,
-            report=self._report,
+            report=self.report,
             hedges=self._hedge_budget(way.route),
         )
         try:
@@ -123,7 +123,7 @@ class Proxy:
             admission.give_up_unless(answered=walk.answered)
         admission = trip.admission = walk.gate
         trip.provider = answer.backend.settings.provider
-        return Exchange(trip, walk, admission, answer, lambda answer: self._headers(trip, walk, answer), self._report)
+        return Exchange(trip, walk, admission, answer, lambda answer: self._headers(trip, walk, answer), self.report)
 
     def _hedge_budget(self, route: Route) -> RetryBudget | None:
         if route.hedge is None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from gateway.admission import Admission
-from gateway.budget.money import cost, price_note
+from gateway.budget.money import cost
 from gateway.budget.recorder import Recorder
 from gateway.budget.store import UsageRecord
 from gateway.formats.chat import ChatRequest
@@ -145,7 +145,6 @@ class Trip:
 
 def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: int | None) -> UsageRecord:
     tries = [attempt for attempt in record.attempts if attempt.backend == target.backend]
-    rates = target.facts.rates
     return UsageRecord(
         at=record.at,
         request_id=record.request_id,
@@ -161,7 +160,7 @@ def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: in
         cached_tokens=usage.cached_input,
         cache_write_tokens=usage.cache_write,
         reasoning_tokens=usage.reasoning,
-        price=price_note(rates) if rates is not None else "",
+        price=target.facts.price,
         duration=record.ended - record.started,
         time_to_first_token=record.first_token - record.started if record.first_token is not None else None,
         retries=max(0, len(tries) - 1),

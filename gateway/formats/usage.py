@@ -88,6 +88,11 @@ def usage_of(body: Mapping[str, Any]) -> Usage | None:
     return None
 
 
+_PLAIN_FIELDS = frozenset(
+    ("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details")
+)
+
+
 class _Unreadable(Exception):
     pass
 
@@ -112,7 +117,24 @@ def _whole(whole: int, *parts: int) -> int:
     return whole + together if together > whole else whole
 
 
+def _plain(doc: Mapping[str, Any]) -> Usage | None:
+    """What most answers say: OpenAI's own fields with nothing special in them; None for all others."""
+    if not doc.keys() <= _PLAIN_FIELDS:
+        return None
+    taken, made = doc.get("prompt_tokens"), doc.get("completion_tokens")
+    if type(taken) is not int or type(made) is not int or doc.get("total_tokens") != taken + made:
+        return None
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        details = doc.get(name)
+        if details and (type(details) is not dict or any(details.values())):
+            return None
+    return Usage(taken, made) if 0 <= taken <= MAX_COUNT and 0 <= made <= MAX_COUNT else None
+
+
 def _chat(doc: Mapping[str, Any]) -> Usage:
+    plain = _plain(doc)
+    if plain is not None:
+        return plain
     given = _details(doc, "prompt_tokens_details")
     made = _details(doc, "completion_tokens_details")
     hit, miss = _count(doc, "prompt_cache_hit_tokens"), _count(doc, "prompt_cache_miss_tokens")

@@ -44,8 +44,9 @@ class DirectReply:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole message has arrived: what is unread can then be read without waiting."""
-        return self._complete if self._connection is None else self._connection.complete
+        """Whether the whole message has been read."""
+        connection = self._connection
+        return self._complete if connection is None else connection.complete and not connection.chunks
 
     async def read(self, timeout: float) -> bytes:
         """All that has arrived, joined, or what arrives next; `b""` at the end. Raises as `wire.Reply.read` says."""

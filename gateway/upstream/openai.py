@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from gateway.formats.chat_stream import ChatStream
+from gateway.formats.chat_stream import ChatStream, read_json
 from gateway.formats.usage import Usage, parse_usage
 from gateway.policy.schema import Timeouts
 from gateway.upstream.retry import Failure, Kind, classify
@@ -160,7 +160,7 @@ async def _whole(reply: Reply, timeouts: Timeouts, began: float, clock: Callable
     more = body
     pieces = [body]
     size = len(body)
-    while more:
+    while more and not reply.complete:
         more = await reply.read(max(0.001, min(timeouts.idle, began + timeouts.total - clock())))
         pieces.append(more)
         size += len(more)
@@ -168,8 +168,8 @@ async def _whole(reply: Reply, timeouts: Timeouts, began: float, clock: Callable
             raise Failed(Failure(Kind.INVALID, f"an answer of more than {MAX_BODY} bytes"))
     body = b"".join(pieces)
     try:
-        doc = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        doc = read_json(body)
+    except ValueError:
         raise Failed(Failure(Kind.INVALID, "an answer that is not JSON", status=reply.status)) from None
     if type(doc) is not dict:
         raise Failed(Failure(Kind.INVALID, "an answer that is not a JSON object", status=reply.status))

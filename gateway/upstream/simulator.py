@@ -35,10 +35,10 @@ class SimulatorWire:
         self,
         method: bytes,
         target: bytes,
-        headers: Sequence[Header],  # noqa: ARG002  whoever asks may come in
+        headers: Sequence[Header],
         body: bytes | AsyncIterable[bytes],
         *,
-        connect_timeout: float,  # noqa: ARG002  there is nothing to connect to
+        connect_timeout: float,
         timeout: float,
     ) -> "SimulatedReply":
         """Answer when the head is due: at once for a stream or an error, with the last token for a plain answer."""
@@ -110,6 +110,11 @@ class SimulatedReply:
             await self._pause(timeout)
             raise ReadTimeout(f"no head from the simulator within {timeout:g} s")
         await self._pause(wait)
+
+    @property
+    def complete(self) -> bool:
+        """See `gateway.upstream.wire.Reply.complete`."""
+        return not self._frames and self._ending == _WHOLE
 
     async def read(self, timeout: float) -> bytes:
         """See `gateway.upstream.wire.Reply.read`. Raises ReadError at once when the reply is closed meanwhile."""

@@ -60,6 +60,11 @@ class Reply(Protocol):
     status: int
     headers: Sequence[Header]  # names in lower case
 
+    @property
+    def complete(self) -> bool:
+        """Whether the whole message has been read."""
+        ...
+
     async def read(self, timeout: float) -> bytes:
         """All that has arrived, joined, or what arrives next; `b""` at the end of a whole message.
 
