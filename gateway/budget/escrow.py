@@ -237,7 +237,11 @@ class Escrow:
     def remaining(self, limit: MeterLimit) -> int | None:
         """What, as far as is known, a request may still hold of a limit; None if the store was not asked yet."""
         grant = self._grants.get(limit.meter.id)
-        if grant is None or (grant.limit is not limit and grant.limit != limit) or not grant.start <= self._clock() < grant.end:
+        if (
+            grant is None
+            or (grant.limit is not limit and grant.limit != limit)
+            or not grant.start <= self._clock() < grant.end
+        ):
             return None
         return grant.remaining(self._monotonic())
 
