@@ -1,5 +1,6 @@
 """A chat stream seen from the side: events pass as they came, and what they mean for money and truth is noted."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,8 +120,8 @@ class ChatStream:
                 out.append(comments)
             return
         try:
-            doc = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            doc = read_json(data)
+        except ValueError:
             if data.strip() == b"[DONE]":
                 self.done = True
             else:
@@ -212,3 +213,25 @@ def _without_usage(data: bytes) -> bytes:
     if data.count(_USAGE_NULL) == 1 and data.count(b'"usage"') == 1 and b"\\u00" not in data:
         return data.replace(_USAGE_NULL, b"")
     return remove_field(data, "usage")
+
+
+def read_json(data: bytes) -> Any:
+    """What a backend says; raises ValueError for what is not JSON.
+
+    RFC 8259 section 8.2 lets a string hold half of a surrogate pair, as servers write that split an emoji between two
+    tokens; orjson refuses it. Here it reads as `?`, since only the bytes go on to the client.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in data:
+            raise
+        try:
+            doc = json.loads(data, parse_constant=_not_a_number)
+            return orjson.loads(json.dumps(doc, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError("JSON that is nested too deep") from None
+
+
+def _not_a_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -11,8 +11,9 @@ from typing import Any
 KEY = "upstream-key"
 MODEL = "up-model"
 TEXT = 'Grüße, 世界! 👩‍👩‍👧‍👦 שלום \u2028 tab\t "quoted" \\ back\nslash \x7f \u0000 end'
-# Numbers that a reader which parses and writes anew would change.
-NUMBERS = b'{"big":123456789012345678901234567890,"one":1.0,"exponent":1E5,"tiny":1e-320,"zero":-0.0,"u":"\\u00e9\\/"}'
+# What a reader that parses and writes anew would change, or that a strict one would not take.
+NUMBERS = b'{"big":123456789012345678901234567890,"one":1.0,"exponent":1E5,"tiny":1e-320,"zero":-0.0,"u":"\\u00e9\\/",'
+NUMBERS += b'"half":"\\ud83d"}'
 _CREATED = 1_750_000_000
 _SPLIT = 61  # bytes: cuts events and characters in the middle
 

@@ -180,7 +180,20 @@ def test_hiding_touches_no_other_byte() -> None:
     assert out == data.replace(b' "usage" : null ,', b"")
 
 
-MALFORMED = [b"{", b"[]", b"7", b'"x"', b"null", b"", b"{}{}", b"\xff\xfe", b'{"a":NaN}', b"[DONE", b'{"a":"\\ud800"}']
+HALVES = (b"\\ud83d", b"\\ude00")
+MALFORMED = [
+    b"{",
+    b"[]",
+    b"7",
+    b'"x"',
+    b"null",
+    b"",
+    b"{}{}",
+    b"\xff\xfe",
+    b'{"a":NaN}',
+    b"[DONE",
+    b'{"a":NaN,"b":"\\ud800"}',
+]
 
 
 @pytest.mark.parametrize("data", MALFORMED)
@@ -191,6 +204,15 @@ def test_a_malformed_event_is_dropped_and_counted(data: bytes) -> None:
     assert out == good
     assert stream.malformed == 1
     assert stream.whole
+
+
+def test_half_of_a_surrogate_pair_passes() -> None:
+    """RFC 8259 allows it; a server that splits an emoji between two tokens writes it, and clients put it together."""
+    halves = [b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % half for half in HALVES]
+    stream, out = run(b"".join(halves) + event(END))
+    assert out == b"".join(halves) + event(END)
+    assert stream.malformed == 0
+    assert stream.text == {0: ["?", "?"]}
 
 
 def test_an_event_nested_too_deeply_is_malformed() -> None:
