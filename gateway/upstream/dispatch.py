@@ -13,6 +13,7 @@ from gateway.formats.chat_stream import ChatStream
 from gateway.formats.continuation import Continuation
 from gateway.policy.router import RESTS, Candidate, Dice, Plan
 from gateway.telemetry.records import AttemptRecord
+from gateway.telemetry.tracing import RequestTrace
 from gateway.upstream import openai
 from gateway.upstream.backend import ApiKey, Backend
 from gateway.upstream.breaker import Permit, State
@@ -22,6 +23,7 @@ from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Header
 
 CANCELLED = "cancelled"
+_ONE_KEYS = frozenset((Kind.AUTH, Kind.NO_QUOTA, Kind.RATE_LIMITED))  # what says nothing of the other keys
 
 
 class Skip(Exception):
@@ -50,6 +52,7 @@ class Call:
     headers: Sequence[Header]
     key: str
     priority: int = 0
+    trace: RequestTrace | None = None
 
 
 class Reporter(Protocol):
@@ -181,15 +184,20 @@ class Walk(Generic[G]):
             raise PassThrough(failure, candidate.target.backend)
         if failure.kind is Kind.TOO_LONG:
             self._too_long = max(self._too_long, candidate.target.facts.context or 0, 1)
-        if failure.kind is Kind.RATE_LIMITED and failure.retry_after is not None and candidate not in self._waited:
-            self._waited.append(candidate)
-            self._resting.append((self._clock() + failure.retry_after, candidate))
-            return
         backend = self._backends[candidate.target.backend]
-        if failure.kind in (Kind.AUTH, Kind.NO_QUOTA, Kind.RATE_LIMITED) and len(backend.keys) > 1:
-            again = backend.obstacle(self._clock()) is None
-            if again and sum(record.backend == backend.name for record in self.records) < len(backend.keys):
-                self._pending.append(candidate)
+        now = self._clock()
+        if failure.kind in _ONE_KEYS and self._has_another_key(backend, now):
+            self._pending.append(candidate)
+        elif failure.kind is Kind.RATE_LIMITED and failure.retry_after is not None and candidate not in self._waited:
+            self._waited.append(candidate)
+            obstacle = backend.obstacle(now)
+            wait = obstacle.seconds if obstacle is not None and obstacle.sure else failure.retry_after
+            self._resting.append((now + wait, candidate))
+
+    def _has_another_key(self, backend: Backend, now: float) -> bool:
+        """Whether the backend has a key that this request has not tried, and that does not rest."""
+        tries = sum(record.backend == backend.name for record in self.records)
+        return tries < len(backend.keys) and backend.obstacle(now) is None
 
     async def _race(self, candidate: Candidate, hedges: RetryBudget) -> "Answer":
         """Try a candidate, and the next one beside it when no token came in time; the first token wins."""
@@ -316,6 +324,10 @@ class Walk(Generic[G]):
         clock = self._clock
         started = clock()
         target = backend.prefix + call.path
+        headers, parent = call.headers, None
+        if call.trace is not None:
+            parent = call.trace.attempt().traceparent
+            headers = (*headers, (b"traceparent", parent), *call.trace.state_headers)
         events = None
         if request.stream:
             events = ChatStream(hide_usage=not request.include_usage, continues=self._continuation)
@@ -325,7 +337,7 @@ class Walk(Generic[G]):
             answer = await openai.send(
                 backend.wire,
                 target + b"?" + backend.query if backend.query else target,
-                (*call.headers, *key.headers),
+                (*headers, *key.headers),
                 body,
                 events=events,
                 timeouts=self.plan.route.timeouts,
@@ -353,6 +365,7 @@ class Walk(Generic[G]):
                     queued=queued,
                     server_address=backend.host,
                     server_port=backend.port,
+                    parent_context=parent,
                 )
             )
             if answer is None:
