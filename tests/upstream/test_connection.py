@@ -339,6 +339,23 @@ def test_bytes_after_a_response_spoil_its_connection(
     assert (got.status, got.body, got.error, got.kept) == (expected.status, expected.body, None, False)
 
 
+def test_an_empty_line_after_a_response_spoils_its_connection() -> None:
+    """Even what a parser would skip is not what a well-behaved upstream sends."""
+    assert not play([OK + b"content-length: 2\r\n\r\nok", b"\r\n"]).kept
+
+
+def test_a_reset_is_not_the_end_of_a_body_without_length(loop: Loop) -> None:
+    """A body that ends with the connection must end with an orderly close; a reset cuts it."""
+    exchange = Exchange(loop)
+    exchange.feed(OK + b"\r\nhello")
+    assert exchange.head()
+    exchange.connection.connection_lost(ConnectionResetError())
+    assert exchange.connection.take() == b"hello"
+    with pytest.raises(ReadError) as caught:
+        exchange.connection.take()
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
 @settings(max_examples=300)
 @given(
     st.lists(

@@ -3,9 +3,10 @@
 import asyncio
 import gc
 import socket
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -164,18 +165,31 @@ async def test_an_answer_that_comes_before_the_upload_ends_is_seen(kind: str) ->
         await asyncio.wait_for(seen.peers[0].gone.wait(), PATIENCE)
 
 
+def refuse_every_upload(listener: socket.socket) -> None:
+    with suppress(OSError):  # the listener's end is the end of the test
+        while True:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.recv(100)
+                accepted.sendall(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno")
+
+
 async def test_an_upstream_that_answers_and_closes_has_its_answer_seen() -> None:
-    """Even with the upload's bytes unread, so that the kernel resets the connection, the answer arrives."""
+    """Though the kernel resets the connection, because the upload is unread, the answer is read before the reset.
 
-    async def script(peer: Peer) -> None:
-        await peer.head()
-        await peer.say(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno")
-
-    async with wired(script) as (wire, _):
+    A reset may always overtake the reading, so this asks for most of the answers; careless writing loses nearly all.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse_every_upload, args=(listener,), daemon=True).start()
+        wire = DirectWire(Origin("http", "127.0.0.1", listener.getsockname()[1]))
+        seen = 0
         for _ in range(20):
-            reply = await send(wire, b"x" * 2_000_000)
-            assert (reply.status, await whole(reply)) == (413, b"no")
-        assert (wire.idle, wire.active) == (0, 0)
+            with suppress(ReadError):
+                reply = await send(wire, b"x" * 20_000_000)
+                seen += await whole(reply) == b"no"
+        listener.shutdown(socket.SHUT_RDWR)
+    assert seen >= 10
+    assert (wire.idle, wire.active) == (0, 0)
 
 
 async def test_an_upload_goes_on_while_the_answer_is_read() -> None:
@@ -255,10 +269,37 @@ async def test_closing_under_a_reader_gives_it_an_error_and_nothing_of_others() 
             await asyncio.wait_for(reading, PATIENCE)
 
 
+async def test_a_late_reader_cannot_take_the_next_answer() -> None:
+    """A read that wakes after its reply was closed gets an error, although its connection has new bytes by then."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(OK[:-1])
+        await go_on.wait()
+        await peer.say(OK[-1:])
+        await peer.request()
+        await peer.say(OK)
+        await peer.left()
+
+    go_on = asyncio.Event()
+    async with wired(script) as (wire, seen):
+        first = await send(wire)
+        await first.read(PATIENCE)
+        late = first.read(PATIENCE)
+        woken = late.send(None)
+        go_on.set()
+        await asyncio.wait({woken}, timeout=PATIENCE)
+        await first.aclose()
+        second = await send(wire)
+        with pytest.raises(ReadError):
+            late.send(None)
+        assert await whole(second) == b"ok"
+        assert len(seen.peers) == 1
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # uvloop resolves names by itself, out of a test's reach
 async def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name whose first address refuses is reached at its second."""
-    if type(asyncio.get_running_loop()).__module__.startswith("uvloop"):
-        pytest.skip("uvloop resolves names by itself, out of a test's reach")
 
     def resolve(host: str, port: int, **_kwargs: Any) -> list[tuple[Any, ...]]:
         assert host == "backend.test"
