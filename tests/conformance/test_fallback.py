@@ -247,7 +247,9 @@ def test_a_stream_that_is_cut_never_looks_whole(gateway: Served, upstream: Fault
     assert len(upstream.log) == before + 2
 
 
-@pytest.mark.parametrize("fault", ["no_done", "malformed:3", "close_delimited", "interim", "usage_in_finish", "drip"])
+@pytest.mark.parametrize(
+    "fault", ["no_done", "malformed:3", "close_delimited", "interim", "usage_in_finish", "drip:tokens=2"]
+)
 def test_a_strange_stream_that_is_whole_ends_whole(gateway: Served, upstream: FaultUpstream, fault: str) -> None:
     """`[DONE]` is there, or added; a malformed event is dropped."""
     upstream.script([fault])
