@@ -135,7 +135,7 @@ class ChatStream:
             return
         try:
             shown = self._shown(doc, data)
-        except orjson.JSONEncodeError:  # nested deeper than orjson writes
+        except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # nested too deep to be written, or half a character
             self.malformed += 1
             return
         if shown:

@@ -306,6 +306,7 @@ NASTY = [
     b'data: {"choices": [{"text": {"a": 1}}], "usage": {"prompt_tokens": "x"}}\n\n',
     b'data: {"choices":\ndata: []}\n\n',
     'data: {"choices": [], "x": "\u2028\u0085"}\n\n'.encode(),
+    b'data: {"\\ud83d": 1, "usage": {}, "choices": [{"delta": {"content": "\\ud83d"}}]}\n\n',
     *(b"data: " + data + b"\n\n" for data in MALFORMED),
 ]
 EVENTS = st.one_of(
