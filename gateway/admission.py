@@ -106,6 +106,8 @@ class Admission:
         "_request",
         "_terms",
         "clamped",
+        "held",
+        "held_at",
         "permitted",
         "target",
     )
@@ -134,6 +136,8 @@ class Admission:
         self._bound_for: str | None = None
         self.clamped = False
         self.permitted = 0
+        self.held = 0
+        self.held_at: float | None = None
         self.target: Target | None = None
 
     async def admit(self, candidate: Candidate) -> int | None:
@@ -171,6 +175,7 @@ class Admission:
         """The hold becomes what was used; `cost` in nano-dollars."""
         hold, self._hold = self._hold, None
         if hold is not None:
+            self.held_at = hold.taken
             self._escrow.settle(
                 hold,
                 {
@@ -247,6 +252,7 @@ class Admission:
             "requests": 0 if self._parts else 1,
             "concurrent": 1,
         }
+        self.held = amounts["usd"]
         return [(limit, amounts[limit.meter.unit]) for limit in terms.limits]
 
     async def _output(self, terms: Terms, target: Target, bound: int) -> int:

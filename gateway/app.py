@@ -31,8 +31,10 @@ from gateway.server.endpoints import Completions, RequestIds, Shortcut
 from gateway.server.health import METRICS_TYPE, Nowhere, Page, alive, readiness
 from gateway.server.models import Models
 from gateway.settings import Settings
+from gateway.telemetry.genai_metrics import open_genai_metrics
 from gateway.telemetry.logs import Log
 from gateway.telemetry.metrics import BackendGauges, Metrics
+from gateway.telemetry.tracing import open_tracer
 from gateway.upstream.backend import Backend
 from gateway.upstream.prober import Prober
 
@@ -70,9 +72,16 @@ class Gateway:
             on_alert=self._tell_alert,
         )
         self._bank = Bank(store, escrow, Recorder(store, worker, lost=self._tell_lost))
-        dice = Dice()
+        self._tracer = open_tracer(os.environ, log.event)
+        self._genai = open_genai_metrics(os.environ, log.event)
         self.proxy = Proxy(
-            build_runtime(policy, PriceList.load()), self._bank, report=log, observers=(metrics, log), dice=dice
+            build_runtime(policy, PriceList.load()),
+            self._bank,
+            report=log,
+            observers=(metrics, log) if self._genai is None else (metrics, log, self._genai),
+            dice=Dice(),
+            tracer=self._tracer,
+            rejected=metrics.rejected,
         )
         self._prober = Prober(lambda: self.proxy.runtime.backends)
         ids = RequestIds()
@@ -128,6 +137,15 @@ class Gateway:
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         self._log.start(loop)
+        runtime = self.proxy.runtime
+        self._log.event(
+            "start",
+            address=f"{self._settings.host}:{self._settings.port}",
+            pid=os.getpid(),
+            policies=str(self._settings.policies or "demo"),
+            backends=len(runtime.backends),
+            disabled=dict(runtime.policy.disabled),
+        )
         await self._open_store()
         await self._bank.escrow.start()
         await self._bank.recorder.start()
@@ -142,6 +160,10 @@ class Gateway:
             for backend in self.proxy.runtime.backends.values():
                 await backend.wire.aclose()
             await self._close_bank()
+            for exporter in (self._tracer, self._genai):
+                if exporter is not None:
+                    await asyncio.to_thread(exporter.close)
+            self._log.event("stop", pid=os.getpid(), reason="it was told to end")
             self._log.close()
             self._metrics.close()
 

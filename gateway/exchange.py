@@ -82,7 +82,7 @@ class Exchange:
                     data = await stream.read()
                 except Failed as failed:
                     failure = failed.failure
-            if failure is None:
+            if failure is None or events.finished:  # nothing is missing but the end itself
                 if data and not (events.done or events.broken or events.error is not None):
                     return data
                 if events.whole:
@@ -109,9 +109,11 @@ class Exchange:
         await self.aclose()
         events = stream.events
         request = self._trip.request
+        said = "".join(events.text.get(0, ()))
         if request is None or request.n != 1 or events.beyond_text or events.text.keys() - {0}:
             raise broken
-        said = "".join(events.text.get(0, ()))
+        if not (self._said + said).strip():
+            raise broken
         rest = continued(request, self._said + said, estimate(self._said + said))
         used = self._trip.usage or Usage()
         first = events.continues
@@ -148,6 +150,8 @@ class Exchange:
     def _note_plain(self, answer: Answer, content: Plain) -> None:
         trip = self._trip
         self._settle(answer, content.usage or self._estimated(content.text))
+        if trip.captures_content:
+            trip.output_text = content.text
         trip.response_id = str(content.doc.get("id") or "")
         trip.response_model = str(content.doc.get("model") or "")
         reasons = (choice.get("finish_reason") for choice in content.doc["choices"] if isinstance(choice, dict))
@@ -156,7 +160,13 @@ class Exchange:
     def _note_stream(self, answer: Answer, stream: Stream) -> None:
         trip, events = self._trip, stream.events
         trip.waited += stream.waited
-        trip.malformed += events.malformed
+        if events.malformed:
+            trip.malformed += events.malformed
+            self._report.event(
+                "malformed_event", request_id=trip.request_id, backend=answer.backend.name, count=events.malformed
+            )
+        if trip.captures_content:
+            trip.output_text = (trip.output_text or "") + events.all_text
         self._settle(answer, events.usage or self._estimated(events.all_text, events.pieces))
         trip.response_id = trip.response_id or events.response_id
         trip.response_model = trip.response_model or events.response_model

@@ -24,6 +24,7 @@ from gateway.policy.catalog import Route, Target
 from gateway.policy.router import Wish, plan
 from gateway.runtime import Runtime
 from gateway.telemetry.records import Observer
+from gateway.telemetry.tracing import Tracer
 from gateway.trip import Trip
 from gateway.upstream.dispatch import Answer, Call, PassThrough, Reporter, Walk
 from gateway.upstream.retry import HEDGE_FLOOR, HEDGE_SHARE, RetryBudget
@@ -66,10 +67,20 @@ class Proxy:
     """Carries requests. `runtime` is the policies now in force; a request keeps those it began with."""
 
     def __init__(
-        self, runtime: Runtime, bank: Bank, *, report: Reporter, observers: Sequence[Observer], dice: Dice
+        self,
+        runtime: Runtime,
+        bank: Bank,
+        *,
+        report: Reporter,
+        observers: Sequence[Observer],
+        dice: Dice,
+        tracer: Tracer | None = None,
+        rejected: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.runtime = runtime
+        self.rejected = rejected
         self._bank = bank
+        self._tracer = tracer
         self.observers = observers
         self.draining = False
         self.running = 0
@@ -104,7 +115,7 @@ class Proxy:
         )
         walk = trip.walk = Walk(
             way,
-            Call(path, request, headers, principal.name, principal.priority),
+            Call(path, request, headers, principal.name, principal.priority, trip.trace),
             backends=runtime.backends,
             slots=runtime.slots,
             gate=admission,
@@ -184,6 +195,18 @@ class Proxy:
     def begin(self, request_id: str, method: str, path: str, operation: str) -> Trip:
         """The trip of a request that has come in."""
         return Trip(request_id, method, path, operation, self.observers, self._bank.recorder)
+
+    def trace(self, trip: Trip, traceparent: bytes | None, tracestate: bytes | None) -> list[Header]:
+        """Begin the trace of a request; what is to be sent on where it is not traced here."""
+        tracer = self._tracer
+        if tracer is not None:
+            trip.trace = tracer.start(trip.method, trip.path, traceparent, tracestate)
+            trip.captures_content = tracer.captures_content
+            if trip.trace is not None:
+                return []
+            traceparent = tracer.unsampled(traceparent)
+        state = [(b"tracestate", tracestate)] if tracestate is not None else []
+        return [(b"traceparent", traceparent), *state] if traceparent is not None else []
 
     def admit_work(self) -> None:
         """Raise Unavailable while the gateway is shutting down."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.admission import Admission
 from gateway.budget.money import cost
@@ -12,6 +13,7 @@ from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
 from gateway.policy.catalog import Target
 from gateway.telemetry.records import Observer, RequestRecord
+from gateway.telemetry.tracing import RequestTrace
 from gateway.upstream.dispatch import Walk
 
 
@@ -23,6 +25,7 @@ class Trip:
         "_recorder",
         "admission",
         "at",
+        "captures_content",
         "code",
         "cost",
         "finish_reasons",
@@ -30,6 +33,7 @@ class Trip:
         "malformed",
         "method",
         "operation",
+        "output_text",
         "parts",
         "path",
         "principal",
@@ -40,6 +44,7 @@ class Trip:
         "response_model",
         "started",
         "status",
+        "trace",
         "usage",
         "waited",
         "walk",
@@ -63,6 +68,9 @@ class Trip:
         self._observers = observers
         self._recorder = recorder
         self.admission: Admission | None = None
+        self.trace: RequestTrace | None = None
+        self.captures_content = False
+        self.output_text: str | None = None
         self.principal: Principal | None = None
         self.request: ChatRequest | None = None
         self.walk: Walk[Admission] | None = None
@@ -99,6 +107,23 @@ class Trip:
                 self._recorder.add(_usage_record(record, *part))
         for observer in self._observers:
             observer.finished(record)
+        if self.trace is not None:
+            self.trace.finish(self._detailed(record))
+
+    def _detailed(self, record: RequestRecord) -> RequestRecord:
+        """The record with what only a trace tells."""
+        admission = self.admission
+        doc = self.request.doc if self.request is not None else {}
+        return replace(
+            record,
+            max_tokens=self.request.max_output if self.request is not None else None,
+            temperature=_number(doc.get("temperature")),
+            top_p=_number(doc.get("top_p")),
+            held_at=admission.held_at if admission is not None else None,
+            hold=admission.held if admission is not None else 0,
+            input_messages=tuple(doc.get("messages") or ()) if self.captures_content else None,
+            output_text=self.output_text if self.captures_content else None,
+        )
 
     def _record(self, outcome: str) -> RequestRecord:
         ended = time.monotonic()
@@ -139,6 +164,7 @@ class Trip:
             response_id=self.response_id,
             response_model=self.response_model,
             malformed_events=self.malformed,
+            trace_id=self.trace.trace_id.decode() if self.trace is not None else "",
             attempts=attempts,
         )
 
@@ -167,3 +193,7 @@ def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: in
         outcome=record.outcome,
         estimated=usage.estimated,
     )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

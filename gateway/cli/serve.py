@@ -14,6 +14,7 @@ from gateway.budget.store import Store, StoreDown
 from gateway.policy.loader import PolicyError, default_directory, load
 from gateway.policy.schema import Policy
 from gateway.settings import DEFAULT_STORE, Settings
+from gateway.telemetry.otlp_settings import TelemetryMisconfigured
 
 
 @click.command("serve")
@@ -61,7 +62,7 @@ def command(policies: Path | None, host: str, port: int, workers: int, store: st
         for problem in error.problems:
             click.echo(str(problem), err=True)
         sys.exit(2)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TelemetryMisconfigured) as error:
         click.echo(f"gateway: {error}", err=True)
         sys.exit(2)
 

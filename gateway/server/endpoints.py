@@ -86,6 +86,7 @@ class Completions:
 
     async def _serve(self, trip: Trip, headers: Headers, watch: Watch, send: "_Started") -> str:
         proxy = self._proxy
+        traced = proxy.trace(trip, headers.traceparent, headers.tracestate)
         runtime = proxy.runtime
         principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
         limit = runtime.policy.server.max_body
@@ -97,7 +98,7 @@ class Completions:
             principal,
             request,
             path=self._upstream_path,
-            headers=headers.forwarded,
+            headers=headers.forwarded + traced,
             task=headers.task_name(),
         )
         try:
@@ -109,6 +110,8 @@ class Completions:
     async def _refuse(self, trip: Trip, error: GatewayError, send: "_Started", watch: Watch) -> None:
         watch.stop()
         trip.status, trip.code = error.status, error.code
+        if trip.walk is None or not trip.walk.records:
+            self._proxy.rejected(error.code)
         if send.started:
             return
         headers: list[Header] = self._proxy.failed_labels(trip)

@@ -96,6 +96,11 @@ class RequestTrace:
         self.trace_id = origin.trace_id
         self.tracestate = origin.tracestate
 
+    @property
+    def state_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The client's `tracestate` as a header to send on; none when it sent none."""
+        return ((b"tracestate", self.tracestate),) if self.tracestate is not None else ()
+
     def attempt(self) -> AttemptSpan:
         """A new attempt begins."""
         return AttemptSpan(b"00-%s-%s-01" % (self.trace_id, self._tracer.span_id()))
