@@ -6,26 +6,23 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from gateway.budget.meter import Meter, span_of, window_of
-from gateway.budget.store import Standing, Store, account_of
-from gateway.budget.stores import open_store
+from gateway.budget.store import Standing, Store
 from tests.budget.valkey import valkey_url
 from tests.faults import FaultUpstream
-from tests.money.clients import Answer, post
+from tests.money.books import NANO, account, opened, recorded, settled
+from tests.money.clients import post
 from tests.support import Served, ask, key_policy, serve
 
 KEY = "sk-storm"
 PRICE = {"input": 2, "output": 80}  # dollars per million: an answer of 30 tokens costs about a quarter of a cent
 MAX_OUTPUT = 64
-NANO = 10**9
-ACCOUNT = account_of(Meter("key", "storm", "usd", window_of("total")), span_of(window_of("total"), 0.0))
-PATIENCE = 60.0  # seconds for what must come true
+ACCOUNT = account("key", "storm", "usd", "total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +102,6 @@ async def client(number: int, ports: Sequence[int], store: Store, told: Told, ki
         await asyncio.sleep(answer.retry_after or 0.1)
 
 
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Store]:
-    """The store that the gateways use."""
-    store = open_store(url)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-async def settled(store: Store) -> Standing:
-    """How the account stands once nobody holds, or has been granted, any of it."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE
-    while True:
-        (standing,) = await store.standings([ACCOUNT])
-        if standing.granted == 0 and standing.held == 0:
-            return standing
-        assert loop.time() < deadline, f"still granted or held: {standing}"
-        await asyncio.sleep(0.1)
-
-
-async def recorded(store: Store) -> int:
-    """What the usage records come to."""
-    return sum(total.cost for total in await store.usage("key", 0.0))
-
-
 async def rage(
     size: Size, ports: Sequence[int], url: str, upstream: FaultUpstream, kill: Callable[[], None] = lambda: None
 ) -> tuple[Told, Standing, int]:
@@ -144,7 +113,7 @@ async def rage(
                 for number in range(size.clients):
                     clients.create_task(client(number, ports, store, told, kill))
         await upstream.until(lambda: upstream.running == 0)
-        standing = await settled(store)
+        standing = await settled(store, ACCOUNT)
         records = await recorded(store)
     made = produced(upstream)
     print(
