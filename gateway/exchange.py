@@ -6,15 +6,13 @@ from collections.abc import Callable
 
 from gateway.admission import Admission
 from gateway.errors import GatewayError, StreamBroken
-from gateway.formats.chat import text_of
-from gateway.formats.chat_stream import DONE
-from gateway.formats.continuation import Continuation, continued
+from gateway.formats.continuation import Continuation
 from gateway.formats.tokens import estimate
 from gateway.formats.usage import Usage
 from gateway.trip import Trip
 from gateway.upstream.dispatch import Answer, PassThrough, Reporter, Walk
 from gateway.upstream.openai import Failed, Plain, Stream
-from gateway.upstream.retry import COUNTED, Failure, Kind
+from gateway.upstream.retry import Failure, Kind
 from gateway.upstream.wire import Header
 
 
@@ -59,7 +57,7 @@ class Exchange:
         trip.first_token = time.monotonic()
         if isinstance(content, Plain):
             self._note_plain(answer, content)
-            self.body: bytes | None = content.body
+            self.body: bytes | None = content.answer.body
             self._head = b""
         else:
             self.body = None
@@ -87,7 +85,7 @@ class Exchange:
                     return data
                 if events.whole:
                     self.ended = True
-                    return data + DONE
+                    return data + events.closing()
                 if data:
                     return data
                 failure = _why(stream)
@@ -104,17 +102,16 @@ class Exchange:
     async def _go_on(self, answer: Answer, stream: Stream, failure: Failure) -> None:
         """Continue elsewhere what was cut here, or raise StreamBroken."""
         broken = self._broken(answer, stream, failure)
-        if failure.kind in COUNTED and answer.backend.breaker.failed(answer.permit, time.monotonic()):
-            self._report.event("breaker_opened", backend=answer.backend.name, reason=failure.detail)
+        self._walk.broke(answer, failure)
         await self.aclose()
         events = stream.events
         request = self._trip.request
         said = "".join(events.text.get(0, ()))
-        if request is None or request.n != 1 or events.beyond_text or events.text.keys() - {0}:
+        if request is None or events.beyond_text or events.text.keys() - {0} or not (self._said + said).strip():
             raise broken
-        if not (self._said + said).strip():
+        rest = request.go_on(self._said + said, estimate(self._said + said))
+        if rest is None:
             raise broken
-        rest = continued(request, self._said + said, estimate(self._said + said))
         used = self._trip.usage or Usage()
         first = events.continues
         continuation = Continuation(
@@ -149,13 +146,12 @@ class Exchange:
 
     def _note_plain(self, answer: Answer, content: Plain) -> None:
         trip = self._trip
-        self._settle(answer, content.usage or self._estimated(content.text))
+        self._settle(answer, content.answer.usage or self._estimated(content.answer.text))
         if trip.captures_content:
-            trip.output_text = content.text
-        trip.response_id = str(content.doc.get("id") or "")
-        trip.response_model = str(content.doc.get("model") or "")
-        reasons = (choice.get("finish_reason") for choice in content.doc["choices"] if isinstance(choice, dict))
-        trip.finish_reasons = tuple(reason for reason in reasons if isinstance(reason, str))
+            trip.output_text = content.answer.text
+        trip.response_id = content.answer.response_id
+        trip.response_model = content.answer.response_model
+        trip.finish_reasons = content.answer.finish_reasons
 
     def _note_stream(self, answer: Answer, stream: Stream) -> None:
         trip, events = self._trip, stream.events
@@ -182,7 +178,7 @@ class Exchange:
         Of a stream that was left, one more may have been made that did not arrive.
         """
         request = self._trip.request
-        asked = estimate(text_of(request.doc)) if request is not None else 0
+        asked = estimate(request.text()) if request is not None else 0
         made = max(estimate(text), pieces + (1 if pieces and not self.ended else 0))
         return Usage(input_tokens=asked, output_tokens=made, estimated=True)
 

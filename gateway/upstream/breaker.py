@@ -8,6 +8,7 @@ half-open  success x `successes`      closed
 half-open  failure                    open, twice as long as before, at most MAX_OPEN (or `open`, if that is longer)
 
 A permit carries the generation it was given in; an answer from an older generation is ignored (gobreaker).
+The numbers are those of the route whose request it was: a backend has one breaker, whoever asks it.
 """
 
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ class Breaker:
         """Leave for the last candidate, which is tried even if open; its failure does not keep it open longer."""
         return self.permit(now) or self._closed
 
-    def succeeded(self, permit: Permit) -> bool:
-        """The backend answered. True when this closed the breaker."""
+    def succeeded(self, permit: Permit, settings: BreakerSettings | None = None) -> bool:
+        """The backend answered. True when this closed the breaker. `settings` are the route's, if it has its own."""
         if permit.generation != self._generation:
             return False
         self._failures = 0
@@ -91,23 +92,24 @@ class Breaker:
             return False
         self._probing = False
         self._successes += 1
-        if self._successes < self._settings.successes:
+        if self._successes < (settings or self._settings).successes:
             return False
         self._turn()
         self._open_for = 0.0
         return True
 
-    def failed(self, permit: Permit, now: float) -> bool:
-        """The backend failed. True when this opened the breaker."""
+    def failed(self, permit: Permit, now: float, settings: BreakerSettings | None = None) -> bool:
+        """The backend failed. True when this opened the breaker. `settings` are the route's, if it has its own."""
         if permit.generation != self._generation:
             return False
+        settings = settings or self._settings
         if permit.probe:
-            self._open(now, max(self._settings.open, min(self._open_for * 2, MAX_OPEN)))
+            self._open(now, max(settings.open, min(self._open_for * 2, MAX_OPEN)))
             return True
         self._failures += 1
-        if self._open_for or self._failures < self._settings.failures:
+        if self._open_for or self._failures < settings.failures:
             return False
-        self._open(now, self._settings.open)
+        self._open(now, settings.open)
         return True
 
     def probed(self, now: float, *, reachable: bool) -> None:

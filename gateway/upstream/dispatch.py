@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
 from gateway.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimeout
-from gateway.formats.chat import ChatRequest
-from gateway.formats.chat_stream import ChatStream
 from gateway.formats.continuation import Continuation
+from gateway.formats.request import Request
 from gateway.policy.router import RESTS, Candidate, Dice, Plan
 from gateway.telemetry.records import AttemptRecord
 from gateway.telemetry.tracing import RequestTrace
@@ -45,10 +44,9 @@ class PassThrough(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is sent upstream: the endpoint's path below a backend's base URL, the client's request and its headers."""
+    """What is sent upstream: the client's request, and the headers of it that go on."""
 
-    path: bytes
-    request: ChatRequest
+    request: Request
     headers: Sequence[Header]
     key: str
     priority: int = 0
@@ -153,7 +151,7 @@ class Walk(Generic[G]):
             if not await self._wait_for_one():
                 raise self._verdict()
 
-    async def go_on(self, request: ChatRequest, continuation: Continuation) -> "Answer":
+    async def go_on(self, request: Request, continuation: Continuation) -> "Answer":
         """Continue a stream that was cut: at a later candidate whose model takes the assistant's beginning."""
         self._call = replace(self._call, request=request)
         self._continuation = continuation
@@ -161,6 +159,11 @@ class Walk(Generic[G]):
         self._resting.clear()
         self._failure = self._error = None
         return await self.run()
+
+    def broke(self, answer: "Answer", failure: Failure) -> None:
+        """The stream of this answer failed after it had begun."""
+        answer.whole = False
+        self._count(answer.backend, answer.permit, failure, self._clock())
 
     @property
     def was_in_flight(self) -> bool:
@@ -279,7 +282,10 @@ class Walk(Generic[G]):
     ) -> "Answer":
         """Try one candidate as often as its failures and the backend's retry budget allow."""
         body = self._call.request.encode(
-            candidate.target.model, ask_usage=True, max_output=output, output_field=backend.output_field
+            candidate.target.model,
+            provider=backend.settings.provider,
+            max_output=output,
+            output_field=backend.output_field,
         )
         backend.retries.request(self._clock())
         resend = 0
@@ -323,14 +329,14 @@ class Walk(Generic[G]):
         request = call.request
         clock = self._clock
         started = clock()
-        target = backend.prefix + call.path
+        target = backend.prefix + request.path(backend.settings.provider)
         headers, parent = call.headers, None
         if call.trace is not None:
             parent = call.trace.attempt().traceparent
             headers = (*headers, (b"traceparent", parent), *call.trace.state_headers)
         events = None
         if request.stream:
-            events = ChatStream(hide_usage=not request.include_usage, continues=self._continuation)
+            events = request.events(backend.settings.provider, self._continuation)
         backend.busy += 1
         outcome, detail, status, answer = CANCELLED, "", None, None
         try:
@@ -339,6 +345,8 @@ class Walk(Generic[G]):
                 target + b"?" + backend.query if backend.query else target,
                 (*headers, *key.headers),
                 body,
+                request=request,
+                provider=backend.settings.provider,
                 events=events,
                 timeouts=self.plan.route.timeouts,
                 clock=clock,
@@ -371,7 +379,7 @@ class Walk(Generic[G]):
             if answer is None:
                 backend.busy -= 1
         backend.answered(ended - started, ended)
-        if backend.breaker.succeeded(permit):
+        if permit.probe and backend.breaker.succeeded(permit, self.plan.route.breaker):
             self._report.event("breaker_closed", backend=backend.name)
         return Answer(answer, candidate, backend, permit)
 
@@ -380,7 +388,10 @@ class Walk(Generic[G]):
         backend.rest(failure, key, now)
         if failure.kind in (Kind.AUTH, Kind.NO_QUOTA):
             self._report.event("api_key_rests", backend=backend.name, api_key=key.label, reason=key.why)
-        if failure.kind in COUNTED and backend.breaker.failed(permit, now):
+        self._count(backend, permit, failure, now)
+
+    def _count(self, backend: Backend, permit: Permit, failure: Failure, now: float) -> None:
+        if failure.kind in COUNTED and backend.breaker.failed(permit, now, self.plan.route.breaker):
             self._report.event("breaker_opened", backend=backend.name, reason=failure.detail)
 
     def _verdict(self) -> GatewayError | PassThrough:
@@ -405,9 +416,12 @@ class Walk(Generic[G]):
 
 
 class Answer:
-    """What a candidate gave, and what must be given back once: the connection, the slot, the count of the busy."""
+    """What a candidate gave, and what must be given back once: the connection, the slot, the count of the busy.
 
-    __slots__ = ("_open", "backend", "candidate", "content", "permit", "slots")
+    The breaker counts it as a success when it is closed, unless it broke: a stream that only begins well is none.
+    """
+
+    __slots__ = ("_open", "backend", "candidate", "content", "permit", "slots", "whole")
 
     def __init__(self, content: Plain | Stream, candidate: Candidate, backend: Backend, permit: Permit) -> None:
         self.content = content
@@ -415,6 +429,7 @@ class Answer:
         self.backend = backend
         self.permit = permit
         self.slots: Slots | None = None
+        self.whole = True
         self._open = True
 
     async def aclose(self) -> None:
@@ -423,6 +438,8 @@ class Answer:
             return
         self._open = False
         self.backend.busy -= 1
+        if self.whole and not self.permit.probe:
+            self.backend.breaker.succeeded(self.permit)
         if self.slots is not None:
             self.slots.release()
         if isinstance(self.content, Stream):

@@ -1,5 +1,6 @@
 """Chains of backends that fail as they are told, behind the real gateway; each has api keys that tell who was asked."""
 
+import itertools
 import json
 import re
 import socket
@@ -119,7 +120,9 @@ class Stage:
 
     def metric(self, sample: str) -> float:
         """One number of `/metrics`; 0 when it is not there."""
-        found = re.search(rf"^{re.escape(sample)} (\S+)$", self.gateway.request("GET", "/metrics").body.decode(), re.M)
+        found = re.search(
+            rf"^{re.escape(sample)} (\S+)$", self.gateway.request("GET", "/metrics").body.decode(), re.MULTILINE
+        )
         return float(found[1]) if found else 0.0
 
     def until(self, predicate: Callable[[], bool], timeout: float = 15.0) -> None:
@@ -185,4 +188,4 @@ def free_port() -> int:
 
 def pairs(times: Sequence[float]) -> Iterator[float]:
     """The distances between neighbours."""
-    return (later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    return (later - earlier for earlier, later in itertools.pairwise(times))

@@ -1,6 +1,6 @@
 """Before the first token: who is asked again, who is asked next, and who is left alone, seen from both sides."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
@@ -16,7 +16,7 @@ AUTH = ("status_401", "status_403")
 MODES = ("plain", "streamed")
 NOWHERE = f"http://{'no-such-host' * 6}/v1"  # a label of 72 letters: no resolver has to be asked
 
-CHAINS = {
+CHAINS: Mapping[str, Sequence[Part | str]] = {
     **{f"short-alone-{mode}": ["ok"] for mode in MODES},
     "short": ["ok", "ok"],
     "both-short": ["ok", "ok"],
