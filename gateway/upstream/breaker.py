@@ -70,11 +70,15 @@ class Breaker:
         """When the next probe may go; 0.0 while closed."""
         return self._open_until if self._open_for else 0.0
 
+    def permits(self, now: float) -> bool:
+        """Whether `permit` would give leave."""
+        return not self._open_for or (now >= self._open_until and not self._probing)
+
     def permit(self, now: float) -> Permit | None:
         """Leave to send one request, or None."""
         if not self._open_for:
             return self._closed
-        if now < self._open_until or self._probing:
+        if not self.permits(now):
             return None
         self._probing = True
         return Permit(self._generation, probe=True)

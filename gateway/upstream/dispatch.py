@@ -22,6 +22,7 @@ from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Header
 
 CANCELLED = "cancelled"
+_LATER = 0.005  # seconds added to a wait for a backend's rest, since a timer may be early by a millisecond
 _ONE_KEYS = frozenset((Kind.AUTH, Kind.NO_QUOTA, Kind.RATE_LIMITED))  # what says nothing of the other keys
 
 
@@ -177,7 +178,7 @@ class Walk(Generic[G]):
         if not soon:
             return False
         at, candidate = self._resting.pop(min(soon)[1])
-        await asyncio.sleep(max(0.0, at - now))
+        await asyncio.sleep(max(0.0, at - now) + _LATER)
         self._pending.append(candidate)
         return True
 
@@ -209,7 +210,7 @@ class Walk(Generic[G]):
         racing, gates = [first], [self.gate]
         try:
             await asyncio.wait(racing, timeout=self._hedge_after(candidate))
-            if not first.done() and self._pending and hedges.retry(self._clock()):
+            if not first.done() and self._may_hedge() and hedges.retry(self._clock()):
                 gates.append(self.gate.rival())
                 racing.append(asyncio.create_task(self._try(self._pending.popleft(), gates[1], last=False)))
             winner = await _first_answer(racing)
@@ -234,6 +235,14 @@ class Walk(Generic[G]):
             gate.release()
         return answer
 
+    def _may_hedge(self) -> bool:
+        """Whether the next candidate may be asked beside this one: it is not to be troubled for nothing."""
+        if not self._pending:
+            return False
+        backend = self._backends[self._pending[0].target.backend]
+        now = self._clock()
+        return backend.breaker.permits(now) and backend.obstacle(now) is None
+
     def _hedge_after(self, candidate: Candidate) -> float | None:
         """Seconds without a token after which a second candidate is asked; None for never."""
         hedge = self.plan.route.hedge
@@ -246,36 +255,57 @@ class Walk(Generic[G]):
     async def _try(self, candidate: Candidate, gate: Gate, *, last: bool) -> "Answer":
         backend = self._backends[candidate.target.backend]
         now = self._clock()
-        permit = backend.breaker.permit_anyway(now) if last else backend.breaker.permit(now)
-        if permit is None:
-            raise Skip(Unavailable(f"The breaker of backend {backend.name!r} is open."))
+        if not last and not backend.breaker.permits(now):
+            raise _left_alone(backend)
+        if self.records:
+            self._let_rest(candidate, backend, now)
         slots = self._slots.get(backend.name)
         queued = 0.0
         taken = False
+        permit = answer = None
         self.tried += 1
-        answer = None
         try:
             output = await gate.admit(candidate)
             if slots is not None:
                 if not slots.take_now():
-                    self.queue_position = slots.waiting + 1
-                    self.queue_position = await slots.take(self._call.key, self._call.priority)
-                    queued = self._clock() - now
+                    queued = await self._queue(slots)
                 taken = True
+                if queued:
+                    self._let_rest(candidate, backend, now + queued)
+            now += queued
+            permit = backend.breaker.permit_anyway(now) if last else backend.breaker.permit(now)
+            if permit is None:
+                raise _left_alone(backend)
             answer = await self._persist(candidate, backend, gate, permit, output, queued)
             answer.slots = slots
-        except GatewayError:
-            self.tried -= 1
-            raise
-        except Skip:
+        except (GatewayError, Skip):
             self.tried -= 1
             raise
         finally:
             if answer is None:
-                backend.breaker.abandoned(permit)
+                if permit is not None:
+                    backend.breaker.abandoned(permit)
                 if taken and slots is not None:
                     slots.release()
         return answer
+
+    async def _queue(self, slots: Slots) -> float:
+        """Wait for a slot; for how many seconds."""
+        began = self._clock()
+        self.queue_position = slots.waiting + 1
+        self.queue_position = await slots.take(self._call.key, self._call.priority)
+        return self._clock() - began
+
+    def _let_rest(self, candidate: Candidate, backend: Backend, now: float) -> None:
+        """Leave a backend alone that has asked for it since the plan was made. Raises Skip."""
+        obstacle = backend.obstacle(now)
+        if obstacle is None or not obstacle.sure:
+            return
+        if candidate not in self._waited:
+            self._waited.append(candidate)
+            self._resting.append((now + obstacle.seconds, candidate))
+        reason = f"Backend {backend.name!r} rests for {obstacle.seconds:.0f} s more: {obstacle.why}."
+        raise Skip(Unavailable(reason, retry_after=obstacle.seconds))
 
     async def _persist(
         self, candidate: Candidate, backend: Backend, gate: Gate, permit: Permit, output: int | None, queued: float
@@ -454,6 +484,10 @@ def nothing_available(plan: Plan) -> Unavailable:
         f"No backend can take a request for {plan.route.name!r} now. {reasons}.",
         retry_after=plan.rests_for if rests else None,
     )
+
+
+def _left_alone(backend: Backend) -> Skip:
+    return Skip(Unavailable(f"The breaker of backend {backend.name!r} is open."))
 
 
 async def _first_answer(racing: list[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
