@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ REPORT = """Running 1s test @ http://127.0.0.1:8082/
 Requests/sec:  66632.74
 Transfer/sec:     28.98MB
 """
+
+needs_taskset = pytest.mark.skipif(shutil.which("taskset") is None, reason="this machine has no taskset")
 
 
 def test_a_stream_has_100_events_usage_and_an_end() -> None:
@@ -77,6 +80,7 @@ def test_the_table_says_whether_the_aim_is_reached() -> None:
     assert "0.25" in lines[0]
 
 
+@needs_taskset
 def test_the_event_mock_answers_with_the_events(tmp_path: Path) -> None:
     """Over a socket, pinned, and measured: the same bytes as the events, and a process with memory and time."""
     port = free_port()
@@ -89,6 +93,7 @@ def test_the_event_mock_answers_with_the_events(tmp_path: Path) -> None:
         assert mock.ready_after > 0
 
 
+@needs_taskset
 def test_a_process_that_fails_to_start_shows_what_it_said(tmp_path: Path) -> None:
     """Its last words are in the error."""
     command = [sys.executable, "-c", "raise SystemExit('no such thing')"]

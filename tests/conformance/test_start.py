@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert served.errors == ""
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
 def test_the_printed_curl_line_works_as_pasted(demo: Served, tmp_path: Path) -> None:
     """It is run by bash, as it stands, and answers."""
     line = next(line for line in demo.output.splitlines() if line.startswith("curl "))
