@@ -9,7 +9,7 @@ from gateway.budget.money import affordable_output, format_usd, worst_case
 from gateway.budget.refusal import Refused, to_error
 from gateway.budget.store import StoreDown
 from gateway.errors import GatewayError, PermissionDenied
-from gateway.formats.chat import ChatRequest
+from gateway.formats.request import Request
 from gateway.formats.tokens import upper_bound
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
@@ -117,7 +117,7 @@ class Admission:
         escrow: Escrow,
         book: TermsBook,
         principal: Principal,
-        request: ChatRequest,
+        request: Request,
         hold_id: str,
         *,
         degrade: bool,
@@ -204,7 +204,7 @@ class Admission:
         if not answered:
             self.release()
 
-    def go_on(self, rest: ChatRequest) -> None:
+    def go_on(self, rest: Request) -> None:
         """The request goes on elsewhere as `rest` under a new hold, after the first was settled."""
         self._parts += 1
         self._request = rest

@@ -29,6 +29,7 @@ from gateway.proxy import Bank, Dice, Proxy
 from gateway.runtime import build_runtime
 from gateway.server.endpoints import Completions, RequestIds, Shortcut
 from gateway.server.health import METRICS_TYPE, Nowhere, Page, alive, readiness
+from gateway.server.key import KeyPage
 from gateway.server.models import Models
 from gateway.settings import Settings
 from gateway.telemetry.genai_metrics import open_genai_metrics
@@ -86,12 +87,13 @@ class Gateway:
         self._prober = Prober(lambda: self.proxy.runtime.backends)
         ids = RequestIds()
         models = Models(self.proxy, ids, created=int(time.time()))
-        chat = Completions(self.proxy, ids, parse=parse_chat, upstream_path=b"/chat/completions")
+        chat = Completions(self.proxy, ids, parse=parse_chat)
         router = Router(
             [
                 Route("/v1/chat/completions", chat),
                 Route("/v1/models", models),
                 Route("/v1/models/{id:path}", models),
+                Route("/v1/key", KeyPage(self.proxy, ids, escrow)),
                 Route("/livez", Page(ids, alive)),
                 Route("/readyz", Page(ids, lambda: readiness(self.proxy))),
                 Route("/metrics", Page(ids, self._render_metrics)),

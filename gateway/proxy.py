@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from gateway.admission import Admission
 from gateway.budget.escrow import Escrow
 from gateway.budget.money import format_usd
 from gateway.budget.recorder import Recorder
 from gateway.budget.store import Store
-from gateway.errors import GatewayError, Unavailable
+from gateway.errors import Unavailable
 from gateway.exchange import Exchange
-from gateway.formats.chat import ChatRequest, text_of
+from gateway.formats.request import Request
 from gateway.formats.tokens import estimate
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
@@ -94,15 +92,14 @@ class Proxy:
         trip: Trip,
         runtime: Runtime,
         principal: Principal,
-        request: ChatRequest,
+        request: Request,
         *,
-        path: bytes,
         headers: Sequence[Header],
         task: str | None,
     ) -> Exchange:
         """Find a backend that answers this request. Raises GatewayError or PassThrough."""
-        asked = 0 if len(request.raw) <= runtime.catalog.smallest_context else estimate(text_of(request.doc))
-        wish = Wish(request.model, task, asked, request.max_output)
+        asked = 0 if len(request.raw) <= runtime.catalog.smallest_context else estimate(request.text())
+        wish = Wish(request.model, task, asked, request.max_output, request.mode)
         now = time.monotonic()
         way = plan(runtime.catalog, principal, wish, runtime.backends, now, self.dice)
         admission = trip.admission = Admission(
@@ -115,7 +112,7 @@ class Proxy:
         )
         walk = trip.walk = Walk(
             way,
-            Call(path, request, headers, principal.name, principal.priority, trip.trace),
+            Call(request, headers, principal.name, principal.priority, trip.trace),
             backends=runtime.backends,
             slots=runtime.slots,
             gate=admission,
@@ -141,7 +138,7 @@ class Proxy:
             return None
         return self._hedges.setdefault(route.name, RetryBudget(HEDGE_SHARE, HEDGE_FLOOR))
 
-    def _leave_in_doubt(self, trip: Trip, walk: Walk[Admission], admission: Admission, request: ChatRequest) -> None:
+    def _leave_in_doubt(self, trip: Trip, walk: Walk[Admission], admission: Admission, request: Request) -> None:
         """The client left while a backend worked: what it made nobody knows, so it costs what it was permitted to.
 
         Of a stream no token had come; it costs its prompt, and one token that may have been on its way.
@@ -149,7 +146,7 @@ class Proxy:
         if walk.candidate is None:
             return
         target = walk.candidate.target
-        asked = Usage(input_tokens=estimate(text_of(request.doc)), output_tokens=1, estimated=True)
+        asked = Usage(input_tokens=estimate(request.text()), output_tokens=1, estimated=True)
         usage = asked if request.stream else admission.most() or asked
         admission.settle(usage, trip.used(target, usage))
 
@@ -222,8 +219,3 @@ def pass_through_headers(error: PassThrough) -> list[Header]:
 
 def _ascii(text: str) -> bytes:
     return text.encode("ascii", "backslashreplace")
-
-
-def error_event(error: GatewayError) -> bytes:
-    """The one event that ends a stream which cannot be finished."""
-    return b"data: " + orjson.dumps(error.to_openai()) + b"\n\n"

@@ -8,7 +8,7 @@ from gateway.admission import Admission
 from gateway.budget.money import cost
 from gateway.budget.recorder import Recorder
 from gateway.budget.store import UsageRecord
-from gateway.formats.chat import ChatRequest
+from gateway.formats.request import Request
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
 from gateway.policy.catalog import Target
@@ -72,7 +72,7 @@ class Trip:
         self.captures_content = False
         self.output_text: str | None = None
         self.principal: Principal | None = None
-        self.request: ChatRequest | None = None
+        self.request: Request | None = None
         self.walk: Walk[Admission] | None = None
         self.status = 0
         self.code = ""

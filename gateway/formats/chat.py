@@ -1,13 +1,17 @@
 """A chat request as the gateway needs to see it: a few fields read, everything else left in its own bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import orjson
 
-from gateway.errors import InvalidRequest
+from gateway.errors import GatewayError, InvalidRequest
+from gateway.formats.chat_stream import ChatStream, read_json
+from gateway.formats.continuation import Continuation
+from gateway.formats.request import NotAnAnswer
 from gateway.formats.splice import names_twice, replace_fields, replace_model
+from gateway.formats.usage import Usage, parse_usage
 
 _OUTPUT_FIELDS = ("max_completion_tokens", "max_tokens")
 _TELLING = tuple(
@@ -34,13 +38,22 @@ class ChatRequest:
     max_output: int | None
     n: int
 
+    mode: ClassVar[str] = "chat"
+    operation: ClassVar[str] = "chat"
+    content_type: ClassVar[bytes] = b"application/json"
+
+    def path(self, provider: str) -> bytes:
+        """The path below the backend's base URL."""
+        return b"/chat/completions"
+
     def encode(
         self,
         model: str,
         *,
-        ask_usage: bool,
+        provider: str = "openai",
+        ask_usage: bool = True,
         max_output: int | None = None,
-        output_field: str = "max_completion_tokens",
+        output_field: str = "max_tokens",
     ) -> bytes:
         """The body for a backend: `model` as the backend calls it, usage asked for, the output limit lowered.
 
@@ -58,6 +71,96 @@ class ChatRequest:
         if model != self.model:
             changes["model"] = orjson.dumps(model)
         return replace_fields(self.raw, self.doc, changes)
+
+    def read(self, body: bytes, content_type: bytes, provider: str) -> "ChatAnswer":
+        """A whole answer from its bytes. Raises NotAnAnswer."""
+        doc = read_answer(body)
+        if type(doc.get("choices")) is not list:
+            raise NotAnAnswer("an answer without `choices`")
+        return ChatAnswer(body, doc)
+
+    def events(self, provider: str, continues: Continuation | None) -> ChatStream:
+        """The observer of one upstream stream."""
+        return ChatStream(hide_usage=not self.include_usage, continues=continues)
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """The one event that ends a stream which cannot be finished."""
+        return b"data: " + orjson.dumps(error.to_openai()) + b"\n\n"
+
+    def error_body(self, error: GatewayError) -> bytes:
+        """The body of an error."""
+        return orjson.dumps(error.to_openai())
+
+    def text(self) -> str:
+        """All the text that it sends, for counting."""
+        return text_of(self.doc)
+
+    def go_on(self, delivered: str, delivered_tokens: int) -> "ChatRequest | None":
+        """Ask for the rest: `delivered` as the last message, the output limit lowered by its tokens.
+
+        Trailing white space is left out of it, since some backends refuse an assistant message that ends with it.
+        None for several choices, which cannot be continued together.
+        """
+        if self.n != 1:
+            return None
+        beginning = {"role": "assistant", "content": delivered.rstrip()}
+        messages = orjson.dumps([*self.doc["messages"], beginning])
+        raw = replace_fields(self.raw, self.doc, {"messages": messages})
+        rest = replace(self, raw=raw, doc={**self.doc, "messages": [*self.doc["messages"], beginning]})
+        limit = None if self.max_output is None else max(1, self.max_output - delivered_tokens)
+        if limit is None or limit == self.max_output:
+            return rest
+        lowered = rest.encode(self.model, ask_usage=False, max_output=limit)
+        return replace(rest, raw=lowered, max_output=limit)
+
+
+class ChatAnswer:
+    """A whole chat completion, passed on as it came. `doc` is what `body` parses to."""
+
+    __slots__ = ("body", "doc", "usage")
+
+    def __init__(self, body: bytes, doc: dict[str, Any]) -> None:
+        self.body = body
+        self.doc = doc
+        usage = doc.get("usage")
+        self.usage: Usage | None = parse_usage(usage) if type(usage) is dict else None
+
+    @property
+    def text(self) -> str:
+        """All that the answer says, for counting."""
+        messages = [choice.get("message") for choice in self.doc["choices"] if isinstance(choice, dict)]
+        said = [message for message in messages if isinstance(message, dict)]
+        calls = [orjson.dumps(message["tool_calls"]).decode() for message in said if message.get("tool_calls")]
+        return "\n".join([str(message["content"]) for message in said if message.get("content")] + calls)
+
+    @property
+    def response_id(self) -> str:
+        """The backend's id of it."""
+        return str(self.doc.get("id") or "")
+
+    @property
+    def response_model(self) -> str:
+        """The model that the backend says has answered."""
+        return str(self.doc.get("model") or "")
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why each choice ended."""
+        reasons = (choice.get("finish_reason") for choice in self.doc["choices"] if isinstance(choice, dict))
+        return tuple(reason for reason in reasons if isinstance(reason, str))
+
+
+def read_answer(body: bytes) -> dict[str, Any]:
+    """The JSON object that an answer must be. Raises NotAnAnswer, with the error that came instead of one."""
+    try:
+        doc = read_json(body)
+    except ValueError:
+        raise NotAnAnswer("an answer that is not JSON") from None
+    if type(doc) is not dict:
+        raise NotAnAnswer("an answer that is not a JSON object")
+    if doc.get("error") and not doc.get("choices"):
+        raise NotAnAnswer("an error instead of an answer", doc)
+    return doc
 
 
 def parse_chat(raw: bytes) -> ChatRequest:

@@ -112,6 +112,10 @@ class ChatStream:
             self._take(rest, out)
         return b"".join(out)
 
+    def closing(self) -> bytes:
+        """What ends a whole stream."""
+        return DONE
+
     def _take(self, record: bytes, out: list[bytes]) -> None:
         data = data_of(record)
         if data is None:

@@ -1,32 +1,11 @@
 """Goes on with a stream that was cut: what was delivered becomes the assistant's beginning, two streams one."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import orjson
-
-from gateway.formats.chat import ChatRequest
-from gateway.formats.splice import replace_fields
 from gateway.formats.usage import Usage
 
 _MERGED = ("prompt_tokens", "completion_tokens", "total_tokens")
-
-
-def continued(request: ChatRequest, delivered: str, delivered_tokens: int) -> ChatRequest:
-    """The request that asks for the rest: `delivered` as the last message, the output limit lowered by its tokens.
-
-    Trailing white space is left out of it, since some backends refuse an assistant message that ends with it.
-    """
-    beginning = {"role": "assistant", "content": delivered.rstrip()}
-    messages = orjson.dumps([*request.doc["messages"], beginning])
-    raw = replace_fields(request.raw, request.doc, {"messages": messages})
-    limit = None if request.max_output is None else max(1, request.max_output - delivered_tokens)
-    rest = replace(request, raw=raw, doc={**request.doc, "messages": orjson.Fragment(messages)})
-    if limit is None or limit == request.max_output:
-        return rest
-    lowered = rest.encode(request.model, ask_usage=False, max_output=limit)
-    return replace(rest, raw=lowered, max_output=limit)
 
 
 class Continuation:

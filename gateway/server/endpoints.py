@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError
-from gateway.formats.chat import ChatRequest
+from gateway.formats.request import Request
 from gateway.proxy import Proxy, pass_through_headers
 from gateway.server.auth import Headers, read_headers
 from gateway.server.errors import InternalError, allow_header, send_body, send_error, wrong_method
@@ -35,16 +35,13 @@ class RequestIds:
 class Completions:
     """`POST` endpoint that carries a request to a backend: a plain ASGI callable.
 
-    `parse` reads the body, `upstream_path` is the path below a backend's base URL.
+    `parse` reads the body.
     """
 
-    def __init__(
-        self, proxy: Proxy, ids: RequestIds, *, parse: Callable[[bytes], ChatRequest], upstream_path: bytes
-    ) -> None:
+    def __init__(self, proxy: Proxy, ids: RequestIds, *, parse: Callable[[bytes], Request]) -> None:
         self._proxy = proxy
         self._ids = ids
         self._parse = parse
-        self._upstream_path = upstream_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -97,13 +94,12 @@ class Completions:
             runtime,
             principal,
             request,
-            path=self._upstream_path,
             headers=headers.forwarded + traced,
             task=headers.task_name(),
         )
         try:
             trip.status = exchange.status
-            return await relay(exchange, send, watch, trip.request_id)
+            return await relay(exchange, request, send, watch, trip.request_id)
         finally:
             await exchange.aclose()
 

@@ -4,12 +4,12 @@ from starlette.types import Send
 
 from gateway.errors import StreamBroken
 from gateway.exchange import Exchange
-from gateway.proxy import error_event
+from gateway.formats.request import Request
 from gateway.server.errors import send_body
 from gateway.server.watch import Watch
 
 
-async def relay(exchange: Exchange, send: Send, watch: Watch, request_id: str) -> str:
+async def relay(exchange: Exchange, request: Request, send: Send, watch: Watch, request_id: str) -> str:
     """Relay the whole exchange; `ok`, or `interrupted` when a stream that had begun could not be finished."""
     if exchange.body is not None:
         watch.stop()
@@ -26,7 +26,7 @@ async def relay(exchange: Exchange, send: Send, watch: Watch, request_id: str) -
             data = await exchange.read()
     except StreamBroken as error:
         outcome = "interrupted"
-        data = error_event(error)
+        data = request.error_event(error)
     watch.stop()
     await send({"type": "http.response.body", "body": data})
     return outcome

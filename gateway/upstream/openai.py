@@ -6,8 +6,7 @@ from typing import Any
 
 import orjson
 
-from gateway.formats.chat_stream import ChatStream, read_json
-from gateway.formats.usage import Usage, parse_usage
+from gateway.formats.request import Answer, Events, NotAnAnswer, Request
 from gateway.policy.schema import Timeouts
 from gateway.upstream.retry import Failure, Kind, classify
 from gateway.upstream.wire import (
@@ -23,9 +22,8 @@ from gateway.upstream.wire import (
 
 MAX_BODY = 256 * 2**20
 MAX_ERROR_BODY = 2**20
-_JSON = (b"content-type", b"application/json")
-_ACCEPT_JSON: tuple[Header, ...] = (_JSON, (b"accept", b"application/json"), (b"accept-encoding", b"identity"))
-_ACCEPT_SSE: tuple[Header, ...] = (_JSON, (b"accept", b"text/event-stream"), (b"accept-encoding", b"identity"))
+_ACCEPT_ANY: tuple[Header, ...] = ((b"accept", b"*/*"), (b"accept-encoding", b"identity"))
+_ACCEPT_SSE: tuple[Header, ...] = ((b"accept", b"text/event-stream"), (b"accept-encoding", b"identity"))
 
 
 class Failed(Exception):
@@ -37,25 +35,14 @@ class Failed(Exception):
 
 
 class Plain:
-    """A whole answer. `doc` is what `body` parses to."""
+    """A whole answer."""
 
-    __slots__ = ("body", "doc", "headers", "status", "usage")
+    __slots__ = ("answer", "headers", "status")
 
-    def __init__(self, status: int, headers: Sequence[Header], body: bytes, doc: dict[str, Any]) -> None:
+    def __init__(self, status: int, headers: Sequence[Header], answer: Answer) -> None:
         self.status = status
         self.headers = headers
-        self.body = body
-        self.doc = doc
-        usage = doc.get("usage")
-        self.usage: Usage | None = parse_usage(usage) if type(usage) is dict else None
-
-    @property
-    def text(self) -> str:
-        """All that the answer says, for counting."""
-        messages = [choice.get("message") for choice in self.doc["choices"] if isinstance(choice, dict)]
-        said = [message for message in messages if isinstance(message, dict)]
-        calls = [orjson.dumps(message["tool_calls"]).decode() for message in said if message.get("tool_calls")]
-        return "\n".join([str(message["content"]) for message in said if message.get("content")] + calls)
+        self.answer = answer
 
 
 class Stream:
@@ -67,7 +54,7 @@ class Stream:
     __slots__ = ("_clock", "_deadline", "_idle", "_reply", "events", "head", "headers", "status", "waited")
 
     def __init__(
-        self, reply: Reply, events: ChatStream, head: bytes, timeouts: Timeouts, clock: Callable[[], float]
+        self, reply: Reply, events: Events, head: bytes, timeouts: Timeouts, clock: Callable[[], float]
     ) -> None:
         self._reply = reply
         self._clock = clock
@@ -118,7 +105,9 @@ async def send(
     headers: Sequence[Header],
     body: bytes,
     *,
-    events: ChatStream | None,
+    request: Request,
+    provider: str,
+    events: Events | None,
     timeouts: Timeouts,
     clock: Callable[[], float],
     epoch: Callable[[], float],
@@ -130,7 +119,7 @@ async def send(
         reply = await wire.send(
             b"POST",
             target,
-            (*headers, *(_ACCEPT_JSON if events is None else _ACCEPT_SSE)),
+            (*headers, (b"content-type", request.content_type), *(_ACCEPT_ANY if events is None else _ACCEPT_SSE)),
             body,
             connect_timeout=timeouts.connect,
             timeout=first,
@@ -146,7 +135,7 @@ async def send(
             opened.until(began + timeouts.total)
             keep = True
             return opened
-        return await _whole(reply, timeouts, began, clock)
+        return await _whole(reply, request, provider, timeouts, began, clock)
     except WireError as error:
         raise Failed(_failure(error, Kind.SILENT)) from error
     finally:
@@ -154,7 +143,9 @@ async def send(
             await reply.aclose()
 
 
-async def _whole(reply: Reply, timeouts: Timeouts, began: float, clock: Callable[[], float]) -> Plain:
+async def _whole(
+    reply: Reply, request: Request, provider: str, timeouts: Timeouts, began: float, clock: Callable[[], float]
+) -> Plain:
     limit = timeouts.first_token
     body = await reply.read(max(0.001, min(limit, began + timeouts.total - clock())))
     more = body
@@ -168,22 +159,17 @@ async def _whole(reply: Reply, timeouts: Timeouts, began: float, clock: Callable
             raise Failed(Failure(Kind.INVALID, f"an answer of more than {MAX_BODY} bytes"))
     body = b"".join(pieces)
     try:
-        doc = read_json(body)
-    except ValueError:
-        raise Failed(Failure(Kind.INVALID, "an answer that is not JSON", status=reply.status)) from None
-    if type(doc) is not dict:
-        raise Failed(Failure(Kind.INVALID, "an answer that is not a JSON object", status=reply.status))
-    if doc.get("error") and not doc.get("choices"):
-        raise Failed(failure_of_error(doc))
-    if type(doc.get("choices")) is not list:
-        raise Failed(Failure(Kind.INVALID, "an answer without `choices`", status=reply.status))
-    return Plain(reply.status, reply.headers, body, doc)
+        return Plain(reply.status, reply.headers, request.read(body, _content_type(reply), provider))
+    except NotAnAnswer as error:
+        if error.error is not None:
+            raise Failed(failure_of_error(error.error)) from error
+        raise Failed(Failure(Kind.INVALID, str(error), status=reply.status)) from error
 
 
 async def _open(
-    reply: Reply, events: ChatStream, timeouts: Timeouts, deadline: float, clock: Callable[[], float]
+    reply: Reply, events: Events, timeouts: Timeouts, deadline: float, clock: Callable[[], float]
 ) -> Stream:
-    kind = next((value for name, value in reply.headers if name == b"content-type"), b"")
+    kind = _content_type(reply)
     if b"json" in kind or b"html" in kind:
         raise Failed(Failure(Kind.INVALID, "a stream was asked for, and JSON or HTML came", status=reply.status))
     head: list[bytes] = []
@@ -200,6 +186,10 @@ async def _open(
     if not events.started and not events.whole:
         raise Failed(Failure(Kind.CUT, "a stream that ended before its first token", status=reply.status))
     return Stream(reply, events, b"".join(head), timeouts, clock)
+
+
+def _content_type(reply: Reply) -> bytes:
+    return next((value for name, value in reply.headers if name == b"content-type"), b"")
 
 
 async def _refusal(reply: Reply, now: float) -> Failure:

@@ -59,3 +59,27 @@ def _await_port(port: int) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+START = 4_000_000_000.0  # far ahead, so that Redis lets nothing of the test expire on its own clock
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.wall = START
+        self.steady = 1000.0
+
+    def advance(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
+
+
+async def emptied(url: str) -> None:
+    """Empty the server."""
+    import redis.asyncio
+
+    client = redis.asyncio.Redis.from_url(url)
+    await client.flushall()
+    await client.aclose()

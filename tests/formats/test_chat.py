@@ -128,7 +128,7 @@ def test_usage_is_asked_for_on_streams_alone(fields: dict[str, Any], sent: Any) 
 @pytest.mark.parametrize(
     ("fields", "limit", "sent"),
     [
-        ({}, 50, {"max_completion_tokens": 50}),
+        ({}, 50, {"max_tokens": 50}),
         ({"max_tokens": 100}, 50, {"max_tokens": 50}),
         ({"max_completion_tokens": 100}, 50, {"max_completion_tokens": 50}),
         ({"max_tokens": 100, "max_completion_tokens": 70}, 50, {"max_tokens": 50, "max_completion_tokens": 50}),
@@ -145,10 +145,10 @@ def test_a_lowered_limit_stands_in_the_clients_own_field(
 
 
 def test_the_limits_name_is_the_backends_when_the_client_sent_none() -> None:
-    """Older servers know only `max_tokens`."""
-    sent = orjson.loads(request().encode("m", ask_usage=True, max_output=5, output_field="max_tokens"))
-    assert sent["max_tokens"] == 5
-    assert "max_completion_tokens" not in sent
+    """Older servers know only `max_tokens`, OpenAI's newer models only the other."""
+    sent = orjson.loads(request().encode("m", ask_usage=True, max_output=5, output_field="max_completion_tokens"))
+    assert sent["max_completion_tokens"] == 5
+    assert "max_tokens" not in sent
 
 
 @pytest.mark.parametrize("name", ["model", "messages", "stream", "stream_options", "max_tokens", "n"])

@@ -1,0 +1,195 @@
+"""What every endpoint's request, answer and stream have in common, so that one way carries them all."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from gateway.errors import GatewayError
+from gateway.formats.continuation import Continuation
+from gateway.formats.usage import Usage
+
+
+class NotAnAnswer(ValueError):
+    """What came with a good status is no answer of this endpoint; `error` is the error object that came instead."""
+
+    def __init__(self, reason: str, error: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
+class Answer(Protocol):
+    """A whole answer, as the client will get it in `body`. `usage` is None where the backend did not report it."""
+
+    @property
+    def body(self) -> bytes:
+        """What the client gets."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the backend says it consumed."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """All that it says, for counting."""
+        ...
+
+    @property
+    def response_id(self) -> str:
+        """The backend's id of it."""
+        ...
+
+    @property
+    def response_model(self) -> str:
+        """The model that the backend says has answered."""
+        ...
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why each choice ended."""
+        ...
+
+
+class Events(Protocol):
+    """One upstream stream seen from the side; `ChatStream` says what its names mean.
+
+    `feed` and `finish` give bytes in the client's own format, `closing` what ends a whole stream in that format.
+    """
+
+    started: bool
+    done: bool
+    broken: bool
+    error: Mapping[str, Any] | None
+    malformed: int
+    usage: Usage | None
+    text: dict[int, list[str]]
+    beyond_text: bool
+    response_id: str
+    response_model: str
+    created: int
+    continues: Continuation | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has said why it stopped."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether the backend meant to end here."""
+        ...
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why each choice ended."""
+        ...
+
+    @property
+    def all_text(self) -> str:
+        """Everything that was delivered, for counting."""
+        ...
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces were delivered."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes to pass on for these bytes."""
+        ...
+
+    def finish(self) -> bytes:
+        """The bytes to pass on when the upstream has ended."""
+        ...
+
+    def closing(self) -> bytes:
+        """What ends a whole stream."""
+        ...
+
+
+class Request(Protocol):
+    """A client's request to any endpoint.
+
+    `mode` is the kind of model that can answer it (as `models: mode` and the bundled list say), `operation` its name in
+    the GenAI conventions. `max_output` is the client's own limit in tokens for each of `n` answers. `provider` is that
+    of the backend, since some speak the client's format themselves.
+    """
+
+    @property
+    def raw(self) -> bytes:
+        """The body as it came."""
+        ...
+
+    @property
+    def doc(self) -> Mapping[str, Any]:
+        """What the body means."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The name that the client asked for."""
+        ...
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is to be streamed."""
+        ...
+
+    @property
+    def max_output(self) -> int | None:
+        """The client's own limit."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """How many answers."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """The kind of model."""
+        ...
+
+    @property
+    def operation(self) -> str:
+        """The GenAI operation."""
+        ...
+
+    @property
+    def content_type(self) -> bytes:
+        """Of the body that `encode` makes."""
+        ...
+
+    def path(self, provider: str) -> bytes:
+        """The path below the backend's base URL."""
+        ...
+
+    def encode(
+        self, model: str, *, provider: str = "openai", max_output: int | None = None, output_field: str = "max_tokens"
+    ) -> bytes:
+        """The body for a backend: `model` as it calls it, the output limit lowered where `max_output` says so."""
+        ...
+
+    def read(self, body: bytes, content_type: bytes, provider: str) -> Answer:
+        """A whole answer from its bytes. Raises NotAnAnswer."""
+        ...
+
+    def events(self, provider: str, continues: Continuation | None) -> Events:
+        """The observer of one upstream stream."""
+        ...
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """The event that ends a stream which cannot be finished."""
+        ...
+
+    def error_body(self, error: GatewayError) -> bytes:
+        """The body of an error, in the client's format."""
+        ...
+
+    def text(self) -> str:
+        """All the text that it sends, for counting."""
+        ...
+
+    def go_on(self, delivered: str, delivered_tokens: int) -> "Request | None":
+        """The request for the rest of an answer that was cut after `delivered`; None where that cannot be asked."""
+        ...
