@@ -163,7 +163,7 @@ class Exchange:
             )
         if trip.captures_content:
             trip.output_text = (trip.output_text or "") + events.all_text
-        self._settle(answer, events.usage or self._estimated(events.all_text, events.pieces))
+        self._settle(answer, events.usage or self._estimated(events.all_text, events.pieces, events.unkept))
         trip.response_id = trip.response_id or events.response_id
         trip.response_model = trip.response_model or events.response_model
         trip.finish_reasons = events.finish_reasons
@@ -172,14 +172,17 @@ class Exchange:
         spent = self._trip.used(answer.candidate.target, usage)
         self._admission.settle(usage, spent)
 
-    def _estimated(self, text: str, pieces: int = 0) -> Usage:
+    def _estimated(self, text: str, pieces: int = 0, unkept: int = 0) -> Usage:
         """Usage that the backend did not report, from the text that passed: a piece is a token at least.
 
-        Of a stream that was left, one more may have been made that did not arrive.
+        Of a stream that was left, one more may have been made that did not arrive. What was not kept of a very long one
+        is taken to be like what was.
         """
         request = self._trip.request
         asked = estimate(request.text()) if request is not None else 0
-        made = max(estimate(text), pieces + (1 if pieces and not self.ended else 0))
+        counted = estimate(text)
+        counted += counted * unkept // max(1, len(text))
+        made = max(counted, pieces + (1 if pieces and not self.ended else 0))
         return Usage(input_tokens=asked, output_tokens=made, estimated=True)
 
 

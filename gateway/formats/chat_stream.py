@@ -12,6 +12,8 @@ from gateway.formats.sse import RecordTooLarge, Splitter, comments_of, data_of
 from gateway.formats.usage import Usage, parse_usage
 
 DONE = b"data: [DONE]\n\n"
+KEPT = 2**18  # characters of what was delivered that are kept: about 60,000 tokens
+_JOINED = 1024  # pieces; a short string costs ten times its length, so that many become one
 _USAGE_NULL = b',"usage":null'
 
 
@@ -21,7 +23,8 @@ class ChatStream:
     `started` turns true with the first token: a delta with anything but a role, or a finish_reason. `done` is `[DONE]`,
     `finished` every choice's finish_reason. `error` is an error that the backend sent as an event. `malformed` counts
     events that were dropped because they are not JSON objects. `text` is what each choice delivered, in pieces;
-    `beyond_text` says that something was delivered that text alone cannot continue (tool calls, audio, refusals).
+    Of a stream beyond KEPT characters the rest is not kept: `unkept` counts them.
+    `beyond_text` says that something was delivered that this text alone cannot continue (tool calls, audio, refusals).
     `hide_usage` leaves out the usage that the gateway asked for and the client did not.
     """
 
@@ -29,6 +32,7 @@ class ChatStream:
         "_choices",
         "_finishes",
         "_hide_usage",
+        "_kept",
         "_splitter",
         "beyond_text",
         "broken",
@@ -38,10 +42,12 @@ class ChatStream:
         "error",
         "malformed",
         "other_text",
+        "pieces",
         "response_id",
         "response_model",
         "started",
         "text",
+        "unkept",
         "usage",
     )
 
@@ -60,6 +66,9 @@ class ChatStream:
         self.text: dict[int, list[str]] = {}
         self.other_text: list[str] = []
         self.beyond_text = False
+        self.pieces = 0
+        self.unkept = 0
+        self._kept = 0
         self.response_id = ""
         self.response_model = ""
         self.created = 0
@@ -78,11 +87,6 @@ class ChatStream:
     def all_text(self) -> str:
         """Everything that was delivered, for counting."""
         return "".join([piece for pieces in self.text.values() for piece in pieces] + self.other_text)
-
-    @property
-    def pieces(self) -> int:
-        """How many pieces of text or of anything else were delivered."""
-        return sum(map(len, self.text.values())) + len(self.other_text)
 
     @property
     def whole(self) -> bool:
@@ -199,17 +203,29 @@ class ChatStream:
             pieces = self.text.get(index)
             if pieces is None:
                 pieces = self.text[index] = []
-            pieces.append(content)
+            self._keep(pieces, content)
             if len(delta) == 1:
                 return
         for name, value in delta.items():
             if value and name != "role" and (name != "content" or type(value) is not str):
                 self.started = True
                 if name in ("reasoning_content", "reasoning") and type(value) is str:
-                    self.other_text.append(value)
+                    self._keep(self.other_text, value)
                 else:
                     self.beyond_text = True
-                    self.other_text.append(orjson.dumps(value).decode())
+                    self._keep(self.other_text, orjson.dumps(value).decode())
+
+    def _keep(self, pieces: list[str], piece: str) -> None:
+        """Keep a piece while the whole is short: a stream without end must not need memory without end."""
+        self.pieces += 1
+        if self._kept + len(piece) > KEPT:
+            self.beyond_text = True
+            self.unkept += len(piece)
+            return
+        self._kept += len(piece)
+        pieces.append(piece)
+        if len(pieces) >= _JOINED:
+            pieces[:] = ["".join(pieces)]
 
 
 def _without_usage(data: bytes) -> bytes:

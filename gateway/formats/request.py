@@ -63,6 +63,8 @@ class Events(Protocol):
     malformed: int
     usage: Usage | None
     text: dict[int, list[str]]
+    unkept: int
+    pieces: int
     beyond_text: bool
     response_id: str
     response_model: str
@@ -86,12 +88,7 @@ class Events(Protocol):
 
     @property
     def all_text(self) -> str:
-        """Everything that was delivered, for counting."""
-        ...
-
-    @property
-    def pieces(self) -> int:
-        """How many pieces were delivered."""
+        """Everything that was delivered, for counting; without the characters that `unkept` counts."""
         ...
 
     def feed(self, data: bytes) -> bytes:

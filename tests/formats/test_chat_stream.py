@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
-from gateway.formats.chat_stream import DONE, ChatStream
+from gateway.formats.chat_stream import DONE, KEPT, ChatStream
 from gateway.formats.continuation import Continuation
 from gateway.formats.sse import MAX_RECORD
 from gateway.formats.usage import Usage
@@ -356,3 +356,24 @@ def test_no_continued_stream_crashes_an_sdk(sent: bytes, hide: bool) -> None:
     documents = decoded(out)
     assert {document["id"] for document in documents} <= {"first"}
     assert isinstance(stream.all_text, str)
+
+
+def test_many_pieces_are_kept_as_few() -> None:
+    """All of the text, at the price of its characters; and each piece counted."""
+    stream, out = run(event(text("ab ")) * 5000 + event(END))
+    assert "".join(stream.text[0]) == stream.all_text == "ab " * 5000
+    assert len(stream.text[0]) < 1100
+    assert (stream.pieces, stream.unkept, stream.beyond_text) == (5000, 0, False)
+    assert out.count(b"ab ") == 5000
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+def test_a_stream_without_end_needs_no_memory(field: str) -> None:
+    """Beyond a bound its text passes, is counted and is not kept; then nobody can go on with it."""
+    piece = "x" * 1000
+    stream, out = run(event(chunk({field: piece})) * 600)
+    assert out.count(piece.encode()) == 600
+    assert len(stream.all_text) <= KEPT
+    assert len(stream.all_text) + stream.unkept == 600_000
+    assert stream.pieces == 600
+    assert stream.beyond_text
