@@ -13,7 +13,7 @@ from gateway.formats.request import Request
 from gateway.formats.tokens import upper_bound
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
-from gateway.policy.catalog import Target
+from gateway.policy.catalog import Facts, Target
 from gateway.policy.router import Candidate
 from gateway.policy.schema import Policy
 from gateway.upstream.dispatch import Skip
@@ -258,7 +258,7 @@ class Admission:
     async def _output(self, terms: Terms, target: Target, bound: int) -> int:
         """Tokens that each choice may have: what was asked for, lowered to what the tightest limit affords."""
         request, facts = self._request, target.facts
-        top = request.max_output or facts.max_output or facts.context or UNKNOWN_OUTPUT
+        top = most_output(request.max_output, facts)
         if not terms.counts:
             self.permitted = top
             return top
@@ -326,6 +326,11 @@ def shown_of(limits: Sequence[MeterLimit]) -> _Shown:
     units = (("usd",), ("requests",), ("tokens", "input_tokens", "output_tokens"))
     money, requests, tokens = (tuple(limit for limit in limits if limit.meter.unit in names) for names in units)
     return money, requests, tokens
+
+
+def most_output(asked: int | None, facts: Facts) -> int:
+    """The output tokens that a choice may have when no budget lowers them: the client's limit, else the model's."""
+    return asked or facts.max_output or facts.context or UNKNOWN_OUTPUT
 
 
 def limit_headers(escrow: Escrow, shown: _Shown) -> list[Header]:

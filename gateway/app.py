@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from gateway.admission import TermsBook
 from gateway.budget.escrow import Alert, Escrow, Overrun
+from gateway.budget.gauges import BudgetGauges
 from gateway.budget.keys_watch import KeysWatch
 from gateway.budget.managed import keyring_of
 from gateway.budget.meter import NANO
@@ -72,6 +73,7 @@ class Gateway:
             on_overrun=self._tell_overrun,
             on_alert=self._tell_alert,
         )
+        self._budgets = BudgetGauges(escrow, metrics.budget)
         self._bank = Bank(store, escrow, Recorder(store, worker, lost=self._tell_lost))
         self._tracer = open_tracer(os.environ, log.event)
         self._genai = open_genai_metrics(os.environ, log.event)
@@ -197,6 +199,7 @@ class Gateway:
                 self.reload()
             if not self._store_is_open:
                 await self._open_store()
+            await self._budgets.show()
 
     def _know_keys(self, keys: Sequence[ManagedKey]) -> None:
         """Managed keys have changed: from now on they are as the store says."""

@@ -245,6 +245,10 @@ class Escrow:
             return None
         return grant.remaining(self._monotonic())
 
+    def budgets(self) -> list[tuple[MeterLimit, float]]:
+        """Every limit in dollars that is in use here, and when the store was last asked about it."""
+        return [(grant.limit, grant.standing_at) for grant in self._grants.values() if grant.unit == "usd"]
+
     def resets_in(self, limit: MeterLimit) -> float | None:
         """Seconds until all of a limit is there again, as far as is known; None if never, or unknown."""
         span = span_of(limit.meter.window, self._clock())
@@ -292,6 +296,16 @@ class Escrow:
             unknown = [limit for limit in limits if self.remaining(limit) is None]
             if unknown:
                 await self._exchange([(self._grant(limit, self._clock()), 0) for limit in unknown])
+
+    async def standings(self, limits: Sequence[MeterLimit]) -> list[Standing]:
+        """How limits stand in the store, this worker's newest numbers included; raises `StoreDown`.
+
+        `idle` is what is granted and not held, whoever has it.
+        """
+        async with self._desk:
+            grants = [self._grant(limit, self._clock()) for limit in limits]
+            standings = (await self._exchange([(grant, 0) for grant in grants])).standings
+        return [replace(one, idle=one.idle + grant.available) for grant, one in zip(grants, standings, strict=True)]
 
     async def flush(self) -> None:
         """One round: state what changed, return what is idle, renew the lease, tell alerts; raises `StoreDown`."""

@@ -1,39 +1,35 @@
-"""`gateway explain`: the plan for a request, printed without calling anyone."""
+"""`gateway explain`: the plan for a request, its limits and what is left of them, printed without calling anyone."""
 
-import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
+from gateway.admission import most_output
+from gateway.budget.left import described, left_of, resets_at
+from gateway.budget.meter import MeterLimit, amount_text, limit_text, span_of, time_text
 from gateway.budget.money import format_usd, worst_case
 from gateway.budget.prices import PriceList
+from gateway.budget.store import ManagedKey, Standing, account_of
+from gateway.cli.store import Down, in_store, policies_option, read_policies, store_option
 from gateway.errors import GatewayError
 from gateway.identity.principal import ANONYMOUS, Principal
-from gateway.policy.loader import PolicyError, default_directory, load
 from gateway.policy.router import Candidate, Plan, Wish, plan
-from gateway.policy.schema import Policy
-from gateway.settings import DEFAULT_STORE
 
 
 @click.command("explain")
 @click.option("--model", required=True, metavar="NAME", help="What a client would send as `model`.")
 @click.option("--task", metavar="T", help="What a client would send as x-gateway-task, for `--model auto`.")
-@click.option("--key", metavar="NAME", help="Plan for this key of the policies: its allow-list and limits.")
+@click.option("--key", metavar="NAME", help="Plan for this key: its allow-list and its limits.")
 @click.option("--input-tokens", type=click.IntRange(0), default=1000, show_default=True, help="Size of the prompt.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The client's own output limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--policies",
-    type=click.Path(path_type=Path),
-    envvar="GATEWAY_POLICIES",
-    metavar="DIR",
-    help="The directory of *.yaml files; ./policies by default, else the ones shipped with the gateway.",
-)
-@click.option("--store", default=DEFAULT_STORE, envvar="GATEWAY_STORE", metavar="URL", help="Where budgets are kept.")
+@policies_option
+@store_option
 def command(
     *,
     model: str,
@@ -45,49 +41,76 @@ def command(
     policies: Path | None,
     store: str,
 ) -> None:
-    """Print where a request would go: each candidate in order, in or out and why, and what it may cost."""
+    """Print where a request would go: each candidate in order, in or out and why, its cost, and what is left."""
     from gateway.proxy import Dice  # noqa: PLC0415
     from gateway.runtime import build_runtime  # noqa: PLC0415 - the app is heavy, and --help is not
 
-    del store
-    directory = policies or default_directory(Path.cwd())
+    _, policy = read_policies(policies)
+    managed = [] if key is None or key in policy.keys else _managed(store)
     try:
-        policy = load(directory, os.environ)
-        runtime = build_runtime(policy, PriceList.load())
-        principal = _principal(policy, key, runtime.keyring.named)
+        runtime = build_runtime(policy, PriceList.load(), managed)
+        principal = ANONYMOUS if key is None else _principal(key, runtime.keyring.named(key), [*policy.keys, *managed])
         wish = Wish(model, task, input_tokens, max_tokens)
         way = plan(runtime.catalog, principal, wish, runtime.backends, time.monotonic(), Dice(seed=0))
-    except PolicyError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        sys.exit(2)
     except GatewayError as error:
         click.echo(f"gateway: {error.status} {error.code}: {error.message}", err=True)
         sys.exit(1)
     rows = [_row(number, candidate, wish) for number, candidate in enumerate(way.candidates, 1)]
+    terms = [runtime.terms.own(principal), *(runtime.terms.terms(principal, c.target).limits for c in way.candidates)]
+    limits = list(dict.fromkeys(limit for some in terms for limit in some))
+    standings = _standings(store, limits)
     if as_json:
-        click.echo(orjson.dumps(_document(way, principal, wish, rows), option=orjson.OPT_INDENT_2).decode())
+        now = time.time()
+        listed = [described(limit, one, now) for limit, one in zip(limits, standings, strict=True)]
+        document = {**_document(way, principal, wish, rows), "limits": listed}
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
     else:
         click.echo(_text(way, principal, rows))
+        for limit, standing in zip(limits, standings, strict=True):
+            click.echo(_limit(limit, standing))
 
 
-def _principal(policy: Policy, key: str | None, named: Any) -> Principal:
-    if key is None:
-        return ANONYMOUS
-    found: Principal | None = named(key)
+def _principal(key: str, found: Principal | None, known: Sequence[str | ManagedKey]) -> Principal:
     if found is None:
-        known = ", ".join(policy.keys) or "none"
-        raise click.BadParameter(f"there is no key {key!r}; the policies know: {known}", param_hint="--key")
+        names = ", ".join(one if isinstance(one, str) else one.name for one in known) or "none"
+        raise click.BadParameter(f"there is no key {key!r}; known are: {names}", param_hint="--key")
     return found
+
+
+def _managed(store: str) -> list[ManagedKey]:
+    return [] if _is_new(store) else in_store(store, lambda opened: opened.keys())
+
+
+def _standings(store: str, limits: Sequence[MeterLimit]) -> Sequence[Standing | None]:
+    """How the limits stand; None for each when the store does not answer, which is said on stderr."""
+    if not limits or _is_new(store):
+        return [Standing()] * len(limits)
+    now = time.time()
+    accounts = [account_of(limit.meter, span_of(limit.meter.window, now)) for limit in limits]
+    try:
+        return in_store(store, lambda opened: opened.standings(accounts))
+    except Down as error:
+        click.echo(f"gateway: {error.message}", err=True)
+        return [None] * len(limits)
+
+
+def _is_new(store: str) -> bool:
+    """Whether this is a file that no gateway has made yet: looking into it would make it."""
+    return store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists()
+
+
+def _limit(limit: MeterLimit, standing: Standing | None) -> str:
+    left = "nobody knows what is" if standing is None else amount_text(limit.meter.unit, left_of(limit, standing))
+    end = resets_at(limit, standing, time.time())
+    when = "" if end is None else f"; resets at {time_text(end)}"
+    return f"  {left} left of {limit_text(limit)}{' (soft)' if limit.soft else ''}{when}"
 
 
 def _row(number: int, candidate: Candidate, wish: Wish) -> dict[str, Any]:
     target = candidate.target
     facts = target.facts
-    output = wish.max_output or facts.max_output
-    cost = None
-    if facts.rates is not None and (output is not None or facts.rates.free):
-        cost = format_usd(worst_case(wish.input_tokens, output or 0, facts.rates))
+    output = most_output(wish.max_output, facts)
+    cost = None if facts.rates is None else format_usd(worst_case(wish.input_tokens, output, facts.rates))
     return {
         "position": number,
         "verdict": candidate.verdict,
@@ -109,7 +132,6 @@ def _document(way: Plan, principal: Principal, wish: Wish, rows: list[dict[str, 
         "key": principal.name,
         "input_tokens": wish.input_tokens,
         "candidates": rows,
-        "limits": [],
     }
 
 
