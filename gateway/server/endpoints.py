@@ -5,9 +5,9 @@ import itertools
 import secrets
 from collections.abc import Callable, Mapping
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, StreamBroken, Unavailable
 from gateway.formats.request import Request
 from gateway.proxy import Proxy, pass_through_headers
 from gateway.server.auth import Headers, read_headers
@@ -64,11 +64,14 @@ class Completions:
             outcome, trip.status, trip.code = "client_gone", 499, "client_gone"
         except asyncio.CancelledError:
             verdict = watch.verdict()
-            if verdict is None:
+            if verdict is None and not proxy.draining:
                 outcome, trip.status = "interrupted", trip.status or 503
                 raise
             self._uncancel()
-            if isinstance(verdict, GatewayError):
+            if verdict is None:
+                outcome = "interrupted"
+                await self._break_off(trip, answer, watch)
+            elif isinstance(verdict, GatewayError):
                 await self._refuse(trip, verdict, answer, watch)
             else:
                 outcome, trip.status, trip.code = "client_gone", 499, "client_gone"
@@ -115,6 +118,15 @@ class Completions:
             headers.append(allow_header(("POST",)))
         await send_error(send, error, headers, trip.request_id)
 
+    async def _break_off(self, trip: Trip, send: "_Started", watch: Watch) -> None:
+        """The time to drain is over: say so, instead of an answer or at the end of one that has begun."""
+        words = "This gateway is shutting down; send the request again."
+        if not send.unfinished or trip.request is None:
+            await self._refuse(trip, Unavailable(words, code="draining"), send, watch)
+            return
+        watch.stop()
+        await send({"type": "http.response.body", "body": trip.request.error_event(StreamBroken(words))})
+
     async def _pass(self, trip: Trip, refusal: PassThrough, send: "_Started", watch: Watch) -> str:
         """A backend's own refusal, with its own body."""
         watch.stop()
@@ -145,14 +157,16 @@ class Shortcut:
 
 
 class _Started:
-    """A `send` that knows whether the answer has begun: only then is it too late for another status."""
+    """A `send` that knows whether the answer has begun, when it is too late for another status, and is to go on."""
 
-    __slots__ = ("_send", "started")
+    __slots__ = ("_send", "started", "unfinished")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
+        self.unfinished = False
 
-    async def __call__(self, message: object) -> None:
+    async def __call__(self, message: Message) -> None:
         self.started = True
-        await self._send(message)  # type: ignore[arg-type]
+        self.unfinished = message.get("more_body", False)
+        await self._send(message)

@@ -1,6 +1,7 @@
 """One serving process: uvicorn on a socket, signals that drain and reload, and errors of HTTP itself in our shape."""
 
 import asyncio
+import math
 import signal
 import socket
 import time
@@ -88,7 +89,7 @@ class Process(uvicorn.Server):
         deadline = time.monotonic() + self._proxy.runtime.policy.server.drain
         while self._proxy.running and time.monotonic() < deadline:  # noqa: ASYNC110 - twice a lifetime
             await asyncio.sleep(_LOOK)
-        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
+        self.config.timeout_graceful_shutdown = max(0, math.ceil(deadline - time.monotonic()))
         self.should_exit = True
 
 
