@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+import orjson
 
 from gateway.budget.meter import BUCKETS, bucket_end
 from gateway.budget.store import (
@@ -36,6 +38,7 @@ from gateway.budget.store import (
     UsageBy,
     UsageRecord,
     UsageTotal,
+    by_hour,
     drawn_of,
     summed,
 )
@@ -43,6 +46,7 @@ from gateway.budget.store import (
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
+OPENING = 5.0  # seconds to wait for the lock while several workers make the file at once
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE worker (id TEXT PRIMARY KEY, lease_until REAL NOT NULL, number INTEGER NOT NULL) WITHOUT ROWID;
@@ -68,8 +72,8 @@ CREATE TABLE hour (
 CREATE TABLE managed_key (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
 """
 _ADD_HOUR = """
-INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + 1,
-    input = input + excluded.input, output = output + excluded.output, cost = cost + excluded.cost
+INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    requests = requests + excluded.requests, input = input + excluded.input, output = output + excluded.output, cost = cost + excluded.cost
 """
 _SUMS = "SELECT {}, SUM(requests), SUM(input), SUM(output), SUM(cost) FROM hour WHERE hour >= ? GROUP BY 1"
 _COLUMNS: dict[UsageBy, str] = {
@@ -239,9 +243,9 @@ class SqliteStore:
             raise StoreDown(f"{self._path}: {error}") from error
 
     def _prepare(self) -> sqlite3.Connection:
-        database = _connect(self._path, 5.0)  # several workers may make the file at once
+        database = _connect(self._path, OPENING)
         try:
-            database.execute("PRAGMA journal_mode=WAL")
+            _use_wal(database)
             with _transaction(database):
                 _migrate(database, self._path)
                 _sweep(database, self._clock())
@@ -261,6 +265,20 @@ def _connect(path: str, timeout: float) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA synchronous=NORMAL")
     return database
+
+
+def _use_wal(database: sqlite3.Connection) -> None:
+    until = time.monotonic() + OPENING
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # While another worker makes the same change, SQLite does not wait as its timeout says: it fails at once.
+            if not _is_busy(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -423,15 +441,8 @@ def _once(db: sqlite3.Connection, mark: str, seconds: float, now: float) -> bool
 def _write_usage(db: sqlite3.Connection, batch: str, records: Sequence[UsageRecord], now: float) -> None:
     if db.execute("INSERT OR IGNORE INTO batch VALUES (?, ?)", (batch, now)).rowcount == 0:
         return
-    db.executemany("INSERT INTO usage VALUES (?, ?)", [(one.at, json.dumps(asdict(one))) for one in records])
-    db.executemany(
-        _ADD_HOUR,
-        [(int(one.at // HOUR), one.key, one.team, one.model, one.backend, one.task, *_counts(one)) for one in records],
-    )
-
-
-def _counts(record: UsageRecord) -> tuple[int, int, int]:
-    return record.input_tokens, record.output_tokens, record.cost
+    db.executemany("INSERT INTO usage VALUES (?, ?)", [(one.at, orjson.dumps(one)) for one in records])
+    db.executemany(_ADD_HOUR, [(*name, *sums) for name, sums in by_hour(records).items()])
 
 
 def _sweep(db: sqlite3.Connection, now: float) -> None:

@@ -251,6 +251,22 @@ def revoked(key: ManagedKey, now: float) -> ManagedKey:
     return replace(key, revoked_at=now, previous=None, grace_until=None)
 
 
+def by_hour(records: Iterable[UsageRecord]) -> dict[tuple[int, str, str, str, str, str], list[int]]:
+    """(requests, input tokens, output tokens, cost) of each (hour since 1970, key, team, model, backend, task)."""
+    sums: dict[tuple[int, str, str, str, str, str], list[int]] = {}
+    for one in records:
+        name = (int(one.at // HOUR), one.key, one.team, one.model, one.backend, one.task)
+        known = sums.get(name)
+        if known is None:
+            sums[name] = [1, one.input_tokens, one.output_tokens, one.cost]
+        else:
+            known[0] += 1
+            known[1] += one.input_tokens
+            known[2] += one.output_tokens
+            known[3] += one.cost
+    return sums
+
+
 def summed(rows: Iterable[tuple[object, int, int, int, int]], by: UsageBy, zone: str) -> list[UsageTotal]:
     """Totals from (name, requests, input tokens, output tokens, cost); by day, names are hours since 1970."""
     place = ZoneInfo(zone)
