@@ -251,15 +251,18 @@ class Escrow:
 
     def resets_in(self, limit: MeterLimit) -> float | None:
         """Seconds until all of a limit is there again, as far as is known; None if never, or unknown."""
-        span = span_of(limit.meter.window, self._clock())
-        if span.end is not None:
-            return span.end - self._clock()
+        window = limit.meter.window
+        if window.kind != "rolling":
+            now = self._clock()
+            span = span_of(window, now)
+            return None if span.end is None else span.end - now
         grant = self._grants.get(limit.meter.id)
-        if grant is None or grant.standing is None or limit.meter.window.kind != "rolling":
+        if grant is None or grant.standing is None:
             return None
-        if grant.standing.clears_in is None:
-            return limit.meter.window.seconds if grant.granted else 0.0
-        return max(grant.standing.clears_in - (self._monotonic() - grant.standing_at), 0.0)
+        clears_in = grant.standing.clears_in
+        if clears_in is None:
+            return window.seconds if grant.granted else 0.0
+        return max(clears_in - (self._monotonic() - grant.standing_at), 0.0)
 
     # With the store, when memory does not suffice.
 
@@ -562,8 +565,10 @@ class Escrow:
             self._on_overrun(overrun)
 
     def _wake_for(self, parts: Sequence[tuple[Grant, int]], now: float) -> None:
-        if any(now < grant.contested_until and grant.available for grant, _ in parts):
-            self._wake.set()
+        for grant, _ in parts:
+            if now < grant.contested_until and grant.available:
+                self._wake.set()
+                return
 
     def _is_due(self, grant: Grant, now: float) -> bool:
         watched = grant.account.rolling and now - grant.used_at < grant.account.rolling

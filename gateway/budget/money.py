@@ -39,8 +39,11 @@ def limit_nano(usd: Decimal) -> int:
 
 def format_usd(nano: int) -> str:
     """Dollars, exact and without exponent: at least two decimals, at most nine: `0.00`, `1.50`, `0.000012345`."""
-    whole, fraction = divmod(abs(nano), NANO)
-    return f"{'-' if nano < 0 else ''}{whole}.{f'{fraction:09d}'.rstrip('0'):0<2}"
+    if nano < 0:
+        return "-" + format_usd(-nano)
+    fraction = nano % NANO
+    cents, rest = divmod(fraction, 10_000_000)
+    return f"{nano // NANO}.{cents:02d}" if not rest else f"{nano // NANO}.{fraction:09d}".rstrip("0")
 
 
 @dataclass(frozen=True, slots=True)

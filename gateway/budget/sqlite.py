@@ -73,7 +73,8 @@ CREATE TABLE managed_key (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, reco
 """
 _ADD_HOUR = """
 INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-    requests = requests + excluded.requests, input = input + excluded.input, output = output + excluded.output, cost = cost + excluded.cost
+    requests = requests + excluded.requests, input = input + excluded.input,
+    output = output + excluded.output, cost = cost + excluded.cost
 """
 _SUMS = "SELECT {}, SUM(requests), SUM(input), SUM(output), SUM(cost) FROM hour WHERE hour >= ? GROUP BY 1"
 _COLUMNS: dict[UsageBy, str] = {

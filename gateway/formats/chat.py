@@ -192,9 +192,18 @@ def parse_chat(raw: bytes) -> ChatRequest:
         model=model,
         stream=boolean(doc, "stream"),
         include_usage=bool(options and boolean(options, "include_usage", "stream_options.")),
-        max_output=min(filter(None, (positive(doc, name) for name in _OUTPUT_FIELDS)), default=None),
-        n=positive(doc, "n") or 1,
+        max_output=_output_limit(doc),
+        n=positive(doc, "n") or 1 if "n" in doc else 1,
     )
+
+
+def _output_limit(doc: Mapping[str, Any]) -> int | None:
+    """The smaller of the two limits, where a client sends both."""
+    newer = positive(doc, "max_completion_tokens") if "max_completion_tokens" in doc else None
+    older = positive(doc, "max_tokens") if "max_tokens" in doc else None
+    if newer is None or older is None:
+        return newer or older
+    return min(newer, older)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -255,9 +264,13 @@ def positive(doc: Mapping[str, Any], name: str) -> int | None:
 
 def _without_repeats(raw: bytes, doc: Mapping[str, Any]) -> bytes:
     """A field that counts for money or routing, named twice or in escapes, must mean the same to every reader."""
-    if b"\\u00" in raw or any(raw.count(name) > 1 for name in _TELLING):
-        return orjson.dumps(doc) if names_twice(raw) else raw
-    return raw
+    if b"\\u00" not in raw:
+        for name in _TELLING:
+            if raw.count(name) > 1:
+                break
+        else:
+            return raw
+    return orjson.dumps(doc) if names_twice(raw) else raw
 
 
 def _is_too_deep(doc: Any) -> bool:
