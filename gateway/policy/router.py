@@ -80,11 +80,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where a request may go, in order. `rests_for` is how long until the first that rests is back, in seconds."""
+    """Where a request may go, in order. `rests_for` is how long until the first that rests is back, in seconds.
+
+    `too_long` says that the prompt is too long for every candidate: it is the request that must change.
+    """
 
     route: Route
     candidates: tuple[Candidate, ...]
     rests_for: float | None = None
+    too_long: bool = False
 
     @property
     def chosen(self) -> list[Candidate]:
@@ -124,7 +128,8 @@ def plan(
             candidates.append(Candidate(target, RESTS, reason, obstacle.seconds if obstacle.sure else None))
     if last >= 0 and candidates[last].verdict is RESTS and candidates[last].wait is None:
         candidates[last] = Candidate(candidates[last].target, IN, f"{candidates[last].reason}; {LAST}")
-    return Plan(route, tuple(candidates), rests_for)
+    too_long = bool(candidates) and all(_is_too_small(candidate.target, wish) for candidate in candidates)
+    return Plan(route, tuple(candidates), rests_for, too_long)
 
 
 def order(group: Group, health: Mapping[str, Health], dice: Dice) -> Sequence[Target]:
@@ -183,9 +188,13 @@ def _misfit(route: Route, target: Target, wish: Wish) -> str:
     facts = target.facts
     if wish.mode == "chat" and facts.mode not in (None, "chat", "responses"):
         return f"it is a model for {facts.mode}, not for {wish.mode}"
-    if facts.context is not None and wish.input_tokens > facts.context:
+    if _is_too_small(target, wish):
         return f"its context of {facts.context} tokens is too small for about {wish.input_tokens} tokens"
     return ""
+
+
+def _is_too_small(target: Target, wish: Wish) -> bool:
+    return target.facts.context is not None and wish.input_tokens > target.facts.context
 
 
 def _reason(group: Group, position: int) -> str:

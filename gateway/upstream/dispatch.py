@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
-from gateway.errors import GatewayError, Unavailable, UpstreamFailed, UpstreamTimeout
+from gateway.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.formats.continuation import Continuation
 from gateway.formats.request import Request
 from gateway.policy.router import RESTS, Candidate, Dice, Plan
@@ -476,9 +476,16 @@ class Answer:
             await self.content.aclose()
 
 
-def nothing_available(plan: Plan) -> Unavailable:
+def nothing_available(plan: Plan) -> GatewayError:
     """The error when a plan has no candidate to try."""
     reasons = "; ".join(f"{candidate.target.name}: {candidate.reason}" for candidate in plan.candidates)
+    if plan.too_long:
+        return InvalidRequest(
+            f"The prompt is too long for {plan.route.name!r}; shorten it, or ask for a model with a larger context. "
+            f"{reasons}.",
+            code="context_length_exceeded",
+            param="messages",
+        )
     rests = any(candidate.verdict is RESTS for candidate in plan.candidates)
     return Unavailable(
         f"No backend can take a request for {plan.route.name!r} now. {reasons}.",

@@ -22,6 +22,7 @@ from gateway.upstream.wire import (
 
 MAX_BODY = 256 * 2**20
 MAX_ERROR_BODY = 2**20
+ERROR_PATIENCE = 2.0  # seconds for the body of an error
 _ACCEPT_ANY: tuple[Header, ...] = ((b"accept", b"*/*"), (b"accept-encoding", b"identity"))
 _ACCEPT_SSE: tuple[Header, ...] = ((b"accept", b"text/event-stream"), (b"accept-encoding", b"identity"))
 
@@ -129,7 +130,7 @@ async def send(
     keep = False
     try:
         if reply.status >= 300:
-            raise Failed(await _refusal(reply, epoch()))
+            raise Failed(await _refusal(reply, epoch(), clock))
         if events is not None:
             opened = await _open(reply, events, timeouts, began + first, clock)
             opened.until(began + timeouts.total)
@@ -146,8 +147,8 @@ async def send(
 async def _whole(
     reply: Reply, request: Request, provider: str, timeouts: Timeouts, began: float, clock: Callable[[], float]
 ) -> Plain:
-    limit = timeouts.first_token
-    body = await reply.read(max(0.001, min(limit, began + timeouts.total - clock())))
+    first = min(timeouts.first_token, timeouts.total)
+    body = await reply.read(max(0.001, began + first - clock()))
     more = body
     pieces = [body]
     size = len(body)
@@ -192,15 +193,18 @@ def _content_type(reply: Reply) -> bytes:
     return next((value for name, value in reply.headers if name == b"content-type"), b"")
 
 
-async def _refusal(reply: Reply, now: float) -> Failure:
+async def _refusal(reply: Reply, now: float, clock: Callable[[], float]) -> Failure:
+    """What an error status means. Its body may say more, and is not waited for long: the status has said enough."""
+    deadline = clock() + ERROR_PATIENCE
     pieces = []
     size = 0
-    while size < MAX_ERROR_BODY:
-        data = await reply.read(5.0)
-        if not data:
-            break
-        pieces.append(data)
-        size += len(data)
+    with suppress(WireError):
+        while size < MAX_ERROR_BODY and (left := deadline - clock()) > 0:
+            data = await reply.read(left)
+            if not data:
+                break
+            pieces.append(data)
+            size += len(data)
     return classify(reply.status, reply.headers, b"".join(pieces), now)
 
 

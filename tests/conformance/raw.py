@@ -10,7 +10,8 @@ from typing import Any
 
 _RESET = struct.pack("ii", 1, 0)
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-HOLD, CUT = b"hold", b"cut"  # at the end of a play: wait until the peer leaves, or reset the connection
+# Stage directions: wait until the peer leaves, reset the connection, wait 100 ms.
+HOLD, CUT, PAUSE = b"hold", b"cut", b"pause"
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
@@ -55,6 +56,8 @@ def _answer(connection: socket.socket, play: Sequence[bytes]) -> None:
             if part == HOLD:
                 while connection.recv(65536):
                     pass
+            elif part == PAUSE:
+                threading.Event().wait(0.1)
             elif part == CUT:
                 threading.Event().wait(0.05)  # what was written before is read before the reset discards it
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

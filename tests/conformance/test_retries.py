@@ -1,9 +1,11 @@
 """Before the first token: who is asked again, who is asked next, and who is left alone, seen from both sides."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
+from tests.conformance.raw import CUT, HOLD, PAUSE, playing
 from tests.conformance.stage import QUICK, Part, Stage, key_of, policies_of
 from tests.fault_table import ERRORS
 from tests.faults import FaultUpstream, refused
@@ -54,10 +56,14 @@ CHAINS: Mapping[str, Sequence[Part | str]] = {
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """All these chains; no breaker opens here."""
-    with FaultUpstream.in_thread() as upstream, refused() as closed:
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(FaultUpstream.in_thread())
+        urls = {name: stack.enter_context(playing(play)) for name, play in PLAYS.items()}
+        urls |= {"refused": stack.enter_context(refused()), "dns": NOWHERE}
         policies = policies_of(
             upstream.url,
-            {**CHAINS, "refused": [Part(backend={"base_url": closed}), "ok"], "dns": [nowhere(), "ok"]},
+            {**CHAINS, **{name: [Part(backend={"base_url": url}), "ok"] for name, url in urls.items()}},
+            routes={"late-body": {"timeouts": {"first_token": "1500ms"}}},
             defaults={
                 "timeouts": QUICK,
                 "retry": {"attempts": 1, "backoff": "20ms"},
@@ -68,9 +74,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             yield Stage(gateway, upstream)
 
 
-def nowhere() -> Part:
-    """A backend whose name cannot be resolved."""
-    return Part(backend={"base_url": NOWHERE})
+# Errors whose bodies do not come: the status has said enough.
+PLAYS = {
+    "error-then-cut": [b"HTTP/1.1 503 Busy\r\ncontent-length: 100\r\n\r\n{", CUT],
+    "error-in-drops": [b"HTTP/1.1 503 Busy\r\ncontent-length: 100\r\n\r\n", *[b" ", PAUSE] * 99],
+    "late-body": [
+        *[PAUSE] * 14,
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n",
+        HOLD,
+    ],
+}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -86,7 +99,7 @@ def test_429_with_a_short_retry_after_goes_elsewhere_when_somebody_else_can_answ
     """At once; while the first rests it is not asked, and `/readyz` says so; then it is again."""
     told = stage.tell("short", ["status_429:2"])
     assert (told.reply.status, told.places) == (200, [0, 1])
-    assert told.took < 1
+    assert told.took < 1.8
     again = stage.tell("short")
     assert (again.reply.status, again.places) == (200, [1])
     assert not stage.ready("short-0")["usable"]
@@ -172,6 +185,23 @@ def test_a_backend_that_cannot_be_reached_is_tried_once_more_then_the_next(stage
     told = stage.tell(name)
     assert (told.reply.status, told.places) == (200, [1])
     assert stage.metric(f'gateway_attempts_total{{backend="{name}-0",outcome="connect_error"}}') == 2
+
+
+@pytest.mark.parametrize(("name", "longest"), [("error-then-cut", 2), ("error-in-drops", 7)])
+def test_an_error_whose_body_does_not_come_is_what_its_status_says(stage: Stage, name: str, longest: float) -> None:
+    """A 503: one retry, then the next; neither silence nor single bytes hold the request up for long."""
+    told = stage.tell(name)
+    assert (told.reply.status, told.places) == (200, [1])
+    assert stage.metric(f'gateway_attempts_total{{backend="{name}-0",outcome="server_error"}}') == 2
+    assert told.took < longest
+
+
+def test_a_head_does_not_buy_a_backend_more_time(stage: Stage) -> None:
+    """Its head came after 1.4 s of the 1.5 until the first token, and then nothing."""
+    told = stage.tell("late-body")
+    assert (told.reply.status, told.places) == (200, [1])
+    assert stage.metric('gateway_attempts_total{backend="late-body-0",outcome="timeout"}') == 1
+    assert 1.4 < told.took < 2.5
 
 
 def test_retries_keep_within_one_budget(stage: Stage) -> None:
