@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.budget.escrow import Escrow, Hold
+from gateway.budget.escrow import Escrow
+from gateway.budget.hold import Hold
 from gateway.budget.meter import MeterLimit, limits_of
 from gateway.budget.money import affordable_output, format_usd, worst_case
 from gateway.budget.refusal import Refused, to_error
@@ -215,6 +216,18 @@ class Admission:
         if self._hold is None or self._terms is None or not self._terms.counts:
             return None
         return Usage(input_tokens=self._bound, output_tokens=self.permitted * self._request.n, estimated=True)
+
+    def bounded(self, usage: Usage, sure: int) -> Usage:
+        """An estimate, lowered to what the hold pays for: the backend was told its limit, so the count is what is wrong.
+
+        `sure` output tokens were made all the same, by a backend that ignores its limit.
+        """
+        most = self.most()
+        if most is None:
+            return usage
+        asked = min(usage.input_tokens, most.input_tokens)
+        made = min(usage.output_tokens, max(most.output_tokens, sure))
+        return Usage(input_tokens=asked, output_tokens=made, estimated=True)
 
     def headers(self) -> list[Header]:
         """`x-gateway-budget-remaining-usd`, `x-ratelimit-…` for the tightest of such limits, `x-gateway-clamped`."""

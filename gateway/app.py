@@ -14,8 +14,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from gateway.admission import TermsBook
-from gateway.budget.escrow import Alert, Escrow, Overrun
+from gateway.budget.escrow import Escrow
 from gateway.budget.gauges import BudgetGauges
+from gateway.budget.hold import Alert, Overrun
 from gateway.budget.keys_watch import KeysWatch
 from gateway.budget.managed import keyring_of
 from gateway.budget.meter import NANO

@@ -63,6 +63,7 @@ ORDER = (
     "gateway.budget.prices",
     "gateway.budget.store",
     "gateway.budget.grant",
+    "gateway.budget.hold",
     "gateway.budget.escrow",
     "gateway.budget.sqlite",
     "gateway.budget.redis",

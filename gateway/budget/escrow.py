@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.budget.grant import Grant
+from gateway.budget.hold import Alert, Hold, HoldClosed, HoldExists, Overrun
 from gateway.budget.meter import MeterLimit, Span, span_of
 from gateway.budget.refusal import Reason, Refused
 from gateway.budget.store import RECALL, Entry, Reply, Report, Standing, Store, StoreDown
@@ -29,54 +30,6 @@ _ENTRIES = 200  # accounts in one report of a round: what a store takes well wit
 _FORGET = 3600.0  # seconds after which an account that is not used is dropped from memory
 _REMEMBER = {"exceeded": 0.5, "held": 0.05}  # seconds for which a refusal is given again without asking
 _ALWAYS = 10 * 365 * 86_400.0  # seconds for which an alert on a limit that never resets is not repeated
-
-
-class HoldClosed(Exception):
-    """The hold was settled or released before: each is done exactly once."""
-
-
-class HoldExists(Exception):
-    """A hold of this id is open."""
-
-
-class Hold:
-    """What one request is permitted to cost, on each of its limits. Its escrow alone changes it.
-
-    `at` is when it was taken (epoch seconds); `parts` are the amounts, each in the window it was taken in.
-    """
-
-    __slots__ = ("at", "begun", "id", "parts", "state", "taken")
-
-    def __init__(self, hold_id: str, parts: list[tuple[Grant, int]], at: float, taken: float) -> None:
-        self.id = hold_id
-        self.parts = parts
-        self.at = at
-        self.taken = taken  # on the monotonic clock
-        self.begun: frozenset[str] = frozenset()  # meters on which it counts already, whatever becomes of it
-        self.state: Literal["open", "settled", "released"] = "open"
-
-    def __repr__(self) -> str:
-        amounts = ", ".join(f"{grant.key}={amount}" for grant, amount in self.parts)
-        return f"<Hold {self.id} {self.state} {amounts}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Overrun:
-    """A request cost more than it held: `actual` > `held`, in the unit of the limit's meter. It is charged in full."""
-
-    hold_id: str
-    limit: MeterLimit
-    held: int
-    actual: int
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """`fraction` of a limit is spent; told once per window, by one worker. `spent` in the unit of the limit's meter."""
-
-    limit: MeterLimit
-    fraction: float
-    spent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +174,7 @@ class Escrow:
                 grant.give(amount, min(actual.get(unit, amount), amount), hold.taken)
                 continue
             cost = 0 if unit == "concurrent" else actual.get(unit, amount)
-            if grant.give(amount, cost, at):
+            if grant.give(amount, cost, at) and not grant.soft:
                 self._overrun(Overrun(hold.id, grant.limit, amount, cost))
         self._wake_for(hold.parts, at)
 

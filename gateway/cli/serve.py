@@ -81,7 +81,7 @@ def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> 
     from gateway.server.process import listen  # noqa: PLC0415
 
     store = open_store(settings.store)
-    managed = 0 if policy.keys or policy.server.auth == "none" else asyncio.run(_managed_keys(store))
+    managed = asyncio.run(_managed_keys(store, settings.store))
     check_exposure(policy, settings.host, managed_keys=managed)
     try:
         listener = listen(settings.host, settings.port)
@@ -124,12 +124,14 @@ def _work(
     run(Process(gateway.app, gateway.proxy, reload=gateway.reload, ready=ready), listener)
 
 
-async def _managed_keys(store: Store) -> int:
-    """How many managed keys there are; none when nobody can tell."""
+async def _managed_keys(store: Store, url: str) -> int:
+    """How many managed keys there are; none when a server does not answer now. Raises ValueError for a file."""
     try:
         await store.open()
         return len(await store.keys())
-    except StoreDown:
+    except StoreDown as error:
+        if url.startswith("sqlite:"):
+            raise ValueError(f"the store {url} cannot be used: {error}; name another file with --store.") from error
         return 0
     finally:
         await store.close()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.budget.escrow import Alert, Escrow, HoldClosed, HoldExists, Overrun
+from gateway.budget.escrow import Escrow
+from gateway.budget.hold import Alert, HoldClosed, HoldExists, Overrun
 from gateway.budget.meter import NANO, Meter, MeterLimit, window_of
 from gateway.budget.refusal import Refused
 from gateway.budget.sqlite import SqliteStore

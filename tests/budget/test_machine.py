@@ -20,7 +20,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from gateway.budget.escrow import Escrow, Hold, HoldClosed, HoldExists
+from gateway.budget.escrow import Escrow
+from gateway.budget.hold import Hold, HoldClosed, HoldExists
 from gateway.budget.meter import Meter, MeterLimit, window_of
 from gateway.budget.redis import RedisStore
 from gateway.budget.refusal import Refused
