@@ -1,6 +1,6 @@
 """A chat request as the gateway needs to see it: a few fields read, everything else left in its own bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -176,7 +176,7 @@ def parse_chat(raw: bytes) -> ChatRequest:
         if not isinstance(message, dict):
             where = f"messages[{position}]"
             raise InvalidRequest(
-                f'`{where}` must be an object such as {{"role": "user", "content": "…"}}, not {_kind(message)}.',
+                f'`{where}` must be an object such as {{"role": "user", "content": "…"}}, not {kind_of(message)}.',
                 param=where,
             )
         if not isinstance(message.get("role"), str):
@@ -185,9 +185,9 @@ def parse_chat(raw: bytes) -> ChatRequest:
             raise InvalidRequest(f"`{where}` must be a string such as `user`.", code=code, param=where)
     options = doc.get("stream_options")
     if options is not None and not isinstance(options, dict):
-        raise InvalidRequest(f"`stream_options` must be an object, not {_kind(options)}.", param="stream_options")
+        raise InvalidRequest(f"`stream_options` must be an object, not {kind_of(options)}.", param="stream_options")
     return ChatRequest(
-        raw=_without_repeats(raw, doc),
+        raw=without_repeats(raw, doc),
         doc=doc,
         model=model,
         stream=boolean(doc, "stream"),
@@ -219,7 +219,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
             f"The body is nested too deeply; send at most {_DEEPEST} levels of lists and objects.", code="invalid_json"
         )
     if not isinstance(doc, dict):
-        raise InvalidRequest(f"The body must be a JSON object, not {_kind(doc)}.", code="invalid_json")
+        raise InvalidRequest(f"The body must be a JSON object, not {kind_of(doc)}.", code="invalid_json")
     return doc
 
 
@@ -233,7 +233,7 @@ def model_name(doc: Mapping[str, Any]) -> str:
             param="model",
         )
     if not isinstance(model, str):
-        raise InvalidRequest(f"`model` must be a string, not {_kind(model)}.", param="model")
+        raise InvalidRequest(f"`model` must be a string, not {kind_of(model)}.", param="model")
     if len(model) > MAX_MODEL_NAME or not model.isprintable():
         raise InvalidRequest(
             f"`model` must be at most {MAX_MODEL_NAME} printable characters; GET /v1/models lists the names.",
@@ -249,7 +249,7 @@ def boolean(doc: Mapping[str, Any], name: str, prefix: str = "") -> bool:
         return False
     if value is True:
         return True
-    raise InvalidRequest(f"`{prefix}{name}` must be true or false, not {_kind(value)}.", param=prefix + name)
+    raise InvalidRequest(f"`{prefix}{name}` must be true or false, not {kind_of(value)}.", param=prefix + name)
 
 
 def positive(doc: Mapping[str, Any], name: str) -> int | None:
@@ -262,10 +262,10 @@ def positive(doc: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def _without_repeats(raw: bytes, doc: Mapping[str, Any]) -> bytes:
+def without_repeats(raw: bytes, doc: Mapping[str, Any], telling: Sequence[bytes] = _TELLING) -> bytes:
     """A field that counts for money or routing, named twice or in escapes, must mean the same to every reader."""
     if b"\\u00" not in raw:
-        for name in _TELLING:
+        for name in telling:
             if raw.count(name) > 1:
                 break
         else:
@@ -281,7 +281,8 @@ def _is_too_deep(doc: Any) -> bool:
     return False
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):

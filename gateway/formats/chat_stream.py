@@ -93,6 +93,11 @@ class ChatStream:
         """Whether what was delivered is an answer that the backend meant to end here."""
         return self.error is None and not self.broken and (self.finished or (self.done and self.malformed == 0))
 
+    @property
+    def place(self) -> object:
+        """Where the client's format stands; chat's chunks have no place."""
+        return None
+
     def feed(self, data: bytes) -> bytes:
         """The bytes to pass on for these bytes; after `[DONE]` or an error event, nothing more."""
         try:
@@ -142,10 +147,13 @@ class ChatStream:
             self.error = doc
             return
         try:
-            shown = self._shown(doc, data)
+            self._show(doc, data, out)
         except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # nested too deep to be written, or half a character
             self.malformed += 1
-            return
+
+    def _show(self, doc: dict[str, Any], data: bytes, out: list[bytes]) -> None:
+        """Note what an event means, and add what the client may see of it."""
+        shown = self._shown(doc, data)
         if shown:
             out += (b"data: ", shown.replace(b"\n", b"\ndata: ") if b"\n" in shown else shown, b"\n\n")
 

@@ -9,15 +9,22 @@ _MERGED = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Continuation:
-    """Makes the chunks of a later stream those of the first: one id, one role, no repeated text, usage added up."""
+    """Makes the chunks of a later stream those of the first: one id, one role, no repeated text, usage added up.
 
-    __slots__ = ("_echo", "_held", "_skip", "_used", "created", "model", "response_id")
+    `used` is what was consumed before it. `place` is where the first stream stood in the client's format, of a format
+    that has places.
+    """
 
-    def __init__(self, *, response_id: str, created: int, model: str, delivered: str, used: Usage) -> None:
+    __slots__ = ("_echo", "_held", "_skip", "created", "model", "place", "response_id", "used")
+
+    def __init__(
+        self, *, response_id: str, created: int, model: str, delivered: str, used: Usage, place: object = None
+    ) -> None:
         self.response_id = response_id
         self.created = created
         self.model = model
-        self._used = used
+        self.place = place
+        self.used = used
         self._echo = delivered
         self._skip = delivered[len(delivered.rstrip()) :]
         self._held = ""
@@ -72,9 +79,9 @@ class Continuation:
 
     def _added(self, usage: Mapping[str, Any]) -> dict[str, Any]:
         more = {
-            "prompt_tokens": self._used.input_tokens,
-            "completion_tokens": self._used.output_tokens,
-            "total_tokens": self._used.total_tokens,
+            "prompt_tokens": self.used.input_tokens,
+            "completion_tokens": self.used.output_tokens,
+            "total_tokens": self.used.total_tokens,
         }
         said = {name: usage.get(name) for name in _MERGED}
         return {**usage, **{name: (n if type(n) is int else 0) + more[name] for name, n in said.items()}}

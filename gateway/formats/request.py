@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.formats.continuation import Continuation
 from gateway.formats.usage import Usage
 
@@ -14,6 +14,10 @@ class NotAnAnswer(ValueError):
     def __init__(self, reason: str, error: Mapping[str, Any] | None = None) -> None:
         super().__init__(reason)
         self.error = error
+
+
+class Untranslatable(InvalidRequest):
+    """What this backend's format cannot say, while another candidate's may."""
 
 
 class Answer(Protocol):
@@ -91,6 +95,11 @@ class Events(Protocol):
         """Everything that was delivered, for counting; without the characters that `unkept` counts."""
         ...
 
+    @property
+    def place(self) -> object:
+        """Where the stream stands in the client's format, for `Continuation.place`; None where that has no meaning."""
+        ...
+
     def feed(self, data: bytes) -> bytes:
         """The bytes to pass on for these bytes."""
         ...
@@ -164,7 +173,10 @@ class Request(Protocol):
     def encode(
         self, model: str, *, provider: str = "openai", max_output: int | None = None, output_field: str = "max_tokens"
     ) -> bytes:
-        """The body for a backend: `model` as it calls it, the output limit lowered where `max_output` says so."""
+        """The body for a backend: `model` as it calls it, the output limit lowered where `max_output` says so.
+
+        Raises Untranslatable for what the backend's format cannot say.
+        """
         ...
 
     def read(self, body: bytes, content_type: bytes, provider: str) -> Answer:

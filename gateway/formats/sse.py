@@ -69,6 +69,11 @@ def data_of(record: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
+def event(name: bytes, data: bytes) -> bytes:
+    """One record with its name; `data` may have lines."""
+    return b"event: %b\ndata: %b\n\n" % (name, data.replace(b"\n", b"\ndata: ") if b"\n" in data else data)
+
+
 def comments_of(record: bytes) -> bytes:
     """The comment lines of a record, as a record of their own; empty when it has none that are UTF-8."""
     lines = [line for line in re.split(rb"\r\n|\r|\n", record) if line.startswith(b":") and _is_text(line)]
