@@ -1,11 +1,10 @@
 """Chains of backends that fail as they are told, behind the real gateway; each has api keys that tell who was asked."""
 
-import itertools
 import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -149,6 +148,11 @@ class Stage:
         self.until(is_there)
         return found[0]
 
+    def until_request_logged(self, route: str) -> Mapping[str, Any]:
+        """The first line of the log of a request for this route, once it is written."""
+        self.until(lambda: any(line.get("route") == route for line in self.gateway.log))
+        return next(line for line in self.gateway.log if line.get("route") == route)
+
 
 class Open:
     """A request whose answer has not been read yet."""
@@ -184,8 +188,3 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port: int = held.getsockname()[1]
         return port
-
-
-def pairs(times: Sequence[float]) -> Iterator[float]:
-    """The distances between neighbours."""
-    return (later - earlier for earlier, later in itertools.pairwise(times))
