@@ -94,7 +94,12 @@ class Exchange:
     async def aclose(self) -> None:
         """Give everything back, and settle what was used. Idempotent."""
         answer, self._answer = self._answer, None
-        if answer is not None:
+        if answer is None:
+            return
+        try:
+            if isinstance(answer.content, Stream) and not self.ended:
+                await answer.content.overtake()
+        finally:
             if isinstance(answer.content, Stream):
                 self._note_stream(answer, answer.content)
             await answer.aclose()
@@ -183,7 +188,7 @@ class Exchange:
         counted = estimate(text)
         counted += counted * unkept // max(1, len(text))
         made = max(counted, pieces + (1 if pieces and not self.ended else 0))
-        return Usage(input_tokens=asked, output_tokens=made, estimated=True)
+        return self._admission.bounded(Usage(input_tokens=asked, output_tokens=made, estimated=True), pieces)
 
 
 def _why(stream: Stream) -> Failure:

@@ -22,6 +22,7 @@ from gateway.upstream.wire import (
 
 MAX_BODY = 256 * 2**20
 MAX_ERROR_BODY = 2**20
+_RUSH = 0.05  # seconds: half of what closing the upstream may take after the client has left
 ERROR_PATIENCE = 2.0  # seconds for the body of an error
 _ACCEPT_ANY: tuple[Header, ...] = ((b"accept", b"*/*"), (b"accept-encoding", b"identity"))
 _ACCEPT_SSE: tuple[Header, ...] = ((b"accept", b"text/event-stream"), (b"accept-encoding", b"identity"))
@@ -91,6 +92,20 @@ class Stream:
             if out:
                 return out
         return b""
+
+    async def overtake(self) -> None:
+        """Note what has arrived and was not read, before a stream is left: it was made, and may end with its usage."""
+        events = self.events
+        until = self._clock() + _RUSH
+        while not events.done and not events.broken and events.error is None and self._clock() < until:
+            try:
+                data = await self._reply.read(0.001)
+            except WireError:  # nothing more has arrived
+                return
+            if not data:
+                events.finish()
+                return
+            events.feed(data)
 
     async def aclose(self) -> None:
         """Give the connection back or abort it. A stream that said `[DONE]` has but its closing chunk to send."""

@@ -9,13 +9,14 @@ from typing import Any
 
 
 class Speaker(ThreadingHTTPServer):
-    """Reads `say` in a request's body: the `pieces`, the `usage` to report, and whether it is `cut` after them."""
+    """Reads `say` in a request's body: the `pieces`, how many `times`, the `usage`, whether it is `cut`."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[Mapping[str, Any]] = []
+        self.has_said = threading.Semaphore(0)  # raised with each answer that was written to its end
 
     @property
     def url(self) -> str:
@@ -46,11 +47,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append(request)
-        say = {"pieces": ["All is well."], "usage": None, "cut": False, **request.get("say", {})}
+        say = {"pieces": ["All is well."], "times": 1, "usage": None, "cut": False, **request.get("say", {})}
+        say["pieces"] = say["pieces"] * say["times"]
         if request.get("stream"):
             self._stream(say)
         else:
             self._plain(say)
+        self.server.has_said.release()
 
     def _plain(self, say: Mapping[str, Any]) -> None:
         message = {"role": "assistant", "content": "".join(say["pieces"])}

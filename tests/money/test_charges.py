@@ -20,7 +20,21 @@ from tests.support import Served, ask, events_of, key_policy, serve
 
 PRICE = {"input": 1, "output": 10}  # dollars per million tokens: nano-dollars a token, times a thousand
 LIMITS = [{"usd": 100, "per": "total"}, {"tokens": 10_000_000, "per": "total"}]
-KEYS = ("cut", "failed", "fallen", "in-flight", "early", "left", "continued", "reported", "plain")
+KEYS = (
+    "cut",
+    "failed",
+    "fallen",
+    "in-flight",
+    "early",
+    "left",
+    "continued",
+    "reported",
+    "plain",
+    "unread",
+    "odd-stream",
+    "odd-plain",
+    "overrun",
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +99,7 @@ def gateway(upstream: FaultUpstream, speaker: Speaker, folder: Path, books: Book
             "aliases": {"falls": ["dead", "broken", "paid"], "fails": ["dead", "broken"], "goes-on": ["torn", "heir"]},
             "keys": {
                 **{name: key_policy(f"sk-{name}", limits=LIMITS) for name in KEYS},
+                "soft": key_policy("sk-soft", limits=[{"usd": 1, "per": "day", "soft": True}]),
                 **{f"text {name}": key_policy(f"sk-text {name}", limits=LIMITS) for name in SAMPLES},
             },
         }
@@ -239,6 +254,47 @@ def test_a_continued_stream_costs_both_attempts(gateway: Served, upstream: Fault
     heir = upstream.ledger["heir"]
     assert (second.input_tokens, second.output_tokens) == (heir.prompt_tokens, heir.completion_tokens)
     assert first.output_tokens >= upstream.ledger["fault:cut_rst:3"].completion_tokens
+
+
+def test_what_a_client_did_not_read_is_charged(gateway: Served, speaker: Speaker, books: Books) -> None:
+    """The backend has answered to the end, and most of that lies between it and the client, which leaves unread."""
+    usage = {"prompt_tokens": 7, "completion_tokens": 777, "total_tokens": 784}
+    say = {"pieces": ["x" * 100_000], "times": 80, "usage": usage}
+    while speaker.has_said.acquire(blocking=False):
+        pass
+    data = json.dumps(ask("says", stream=True, say=say)).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", gateway.port))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer sk-unread\r\n"
+        connection.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+        assert speaker.has_said.acquire(timeout=30)
+    (record,) = books.records("unread")
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (7, 777, False)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_estimate_is_never_more_than_was_permitted(gateway: Served, books: Books, *, stream: bool) -> None:
+    """The backend was told its limit: where a count of the text comes to more, it is the count that is wrong."""
+    key = f"odd-{'stream' if stream else 'plain'}"
+    say = {"pieces": ["zqxj-%$#@!"] * 10}
+    assert gateway.chat(ask("says", stream=stream, max_tokens=12, say=say), key=f"sk-{key}").status == 200
+    (record,) = books.records(key)
+    assert record.estimated
+    assert record.output_tokens == 12
+
+
+def test_a_backend_that_ignores_its_limit_is_charged_for_what_it_made(gateway: Served, books: Books) -> None:
+    """More pieces than tokens were permitted cannot be an error of counting; an operator hears of the overrun."""
+    say = {"pieces": ["word "], "times": 100}
+    assert gateway.chat(ask("says", stream=True, max_tokens=12, say=say), key="sk-overrun").status == 200
+    (record,) = books.records("overrun")
+    assert 100 <= record.output_tokens <= 110
+    gateway.until('"budget_overrun"')
+    assert gateway.chat(ask("paid"), key="sk-soft").status == 200
+    books.records("soft")
+    told = [line["name"] for line in gateway.log if line["event"] == "budget_overrun"]
+    assert set(told) == {"overrun"}, "a soft limit is never overrun"
 
 
 def test_what_is_spent_is_the_sum_of_the_records(gateway: Served, books: Books) -> None:

@@ -36,7 +36,7 @@ class Pressure:
 @pytest.mark.parametrize(
     "pressure",
     [
-        pytest.param(Pressure("5s", 5.0, 2, 0.25), id="quick"),
+        pytest.param(Pressure("4s", 4.0, 2, 0.25), id="quick"),
         pytest.param(Pressure("minute", 60.0, 3, 0.0), id="long", marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
     ],
 )

