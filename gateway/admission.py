@@ -151,7 +151,7 @@ class Admission:
         if not terms.limits and self._hold is None:
             return None
         if terms.in_dollars and not terms.priced:
-            raise Skip(_no_price(target))
+            raise Skip(_no_price(target, per_token=self._request.extent.writes or not self._request.max_output))
         self._terms, self.target = terms, target
         bound = self._input_bound(target) if terms.counts else 0
         if self._fits_at_once(terms, target, bound):
@@ -215,7 +215,7 @@ class Admission:
         """The usage that the hold pays for, for what nobody reported; None where the size does not count."""
         if self._hold is None or self._terms is None or not self._terms.counts:
             return None
-        return Usage(input_tokens=self._bound, output_tokens=self.permitted * self._request.n, estimated=True)
+        return self._request.extent.most(self._bound, self.permitted * self._request.n)
 
     def bounded(self, usage: Usage, sure: int) -> Usage:
         """An estimate, lowered to what the hold pays for: the backend was told its limit, so the count is what is wrong.
@@ -258,7 +258,9 @@ class Admission:
         written = output * self._request.n
         rates = target.facts.rates
         amounts = {
-            "usd": worst_case(bound, written, rates) if rates is not None and terms.counts else 0,
+            "usd": worst_case(bound, written, rates, self._request.extent.beside)
+            if rates is not None and terms.counts
+            else 0,
             "tokens": bound + written,
             "input_tokens": bound,
             "output_tokens": written,
@@ -272,7 +274,7 @@ class Admission:
         """Tokens that each choice may have: what was asked for, lowered to what the tightest limit affords."""
         request, facts = self._request, target.facts
         top = most_output(request.max_output, facts)
-        if not terms.counts:
+        if not terms.counts or not request.extent.writes:
             self.permitted = top
             return top
         if any(self._escrow.remaining(limit) is None for limit in terms.counts):
@@ -304,11 +306,12 @@ class Admission:
         return max(0, left - (bound if unit == "tokens" else 0)) // self._request.n
 
     def _could_lower(self, terms: Terms, refused: Refused) -> bool:
-        return refused.limit in terms.counts and self.permitted > min(LEAST_OUTPUT, self.permitted)
+        text = self._request.extent.writes
+        return text and refused.limit in terms.counts and self.permitted > min(LEAST_OUTPUT, self.permitted)
 
     def _to_send(self, terms: Terms, target: Target, output: int) -> int | None:
         """The limit to send: none where the client's own or the model's is no larger than what is held anyway."""
-        if not any(limit.meter.unit != "input_tokens" for limit in terms.counts):
+        if not self._request.extent.writes or not any(limit.meter.unit != "input_tokens" for limit in terms.counts):
             return None
         own = self._request.max_output
         if own is not None:
@@ -324,9 +327,12 @@ class Admission:
 
     def _input_bound(self, target: Target) -> int:
         if self._bound_for != target.model:
-            request = self._request
-            most = target.facts.context or UNKNOWN_INPUT
-            self._bound = min(upper_bound(request.doc, len(request.raw), target.model), most)
+            request, extent = self._request, self._request.extent
+            most = (target.facts.context or UNKNOWN_INPUT) * extent.prompts
+            found = extent.input_bound
+            if found is None:
+                found = upper_bound(request.doc, len(request.raw), target.model)
+            self._bound = min(found, most)
             self._bound_for = target.model
         return self._bound
 
@@ -343,7 +349,7 @@ def shown_of(limits: Sequence[MeterLimit]) -> _Shown:
 
 def most_output(asked: int | None, facts: Facts) -> int:
     """The output tokens that a choice may have when no budget lowers them: the client's limit, else the model's."""
-    return asked or facts.max_output or facts.context or UNKNOWN_OUTPUT
+    return asked if asked is not None else facts.max_output or facts.context or UNKNOWN_OUTPUT
 
 
 def limit_headers(escrow: Escrow, shown: _Shown) -> list[Header]:
@@ -384,10 +390,13 @@ def _tightest(escrow: Escrow, limits: Sequence[MeterLimit]) -> tuple[MeterLimit,
     return tightest
 
 
-def _no_price(target: Target) -> PermissionDenied:
+def _no_price(target: Target, *, per_token: bool) -> PermissionDenied:
+    """The error says which line to add; what is sold by the picture or second can be given a price per request."""
+    line = "`price: {input: 0.00, output: 0.00}` (dollars per million tokens)"
+    if not per_token:
+        line = "`price: {request: 0.00}` (dollars per request), " + line
     return PermissionDenied(
         f"Nobody knows what model {target.name!r} at backend {target.backend!r} costs, and this key has a limit in "
-        f"dollars; add to the policies, under models: {target.name}: "
-        f"`price: {{input: 0.00, output: 0.00}}` (dollars per million tokens), or `price: free`.",
+        f"dollars; add to the policies, under models: {target.name}: {line}, or `price: free`.",
         param="model",
     )

@@ -16,7 +16,6 @@ from gateway.errors import Unavailable
 from gateway.exchange import Exchange
 from gateway.formats.request import Request
 from gateway.formats.tokens import estimate
-from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
 from gateway.policy.catalog import Route, Target
 from gateway.policy.router import Wish, plan
@@ -98,7 +97,9 @@ class Proxy:
         task: str | None,
     ) -> Exchange:
         """Find a backend that answers this request. Raises GatewayError or PassThrough."""
-        asked = 0 if len(request.raw) <= runtime.catalog.smallest_context else estimate(request.text())
+        prompts = request.extent.prompts
+        small = len(request.raw) <= runtime.catalog.smallest_context * prompts
+        asked = 0 if small else estimate(request.text()) // prompts
         wish = Wish(request.model, task, asked, request.max_output, request.mode)
         now = time.monotonic()
         way = plan(runtime.catalog, principal, wish, runtime.backends, now, self.dice)
@@ -146,8 +147,10 @@ class Proxy:
         if walk.candidate is None:
             return
         target = walk.candidate.target
-        asked = Usage(input_tokens=estimate(request.text()), output_tokens=1, estimated=True)
-        usage = asked if request.stream else admission.most() or asked
+        extent = request.extent
+        given = estimate(request.text()) if extent.input_bound is None else extent.input_bound
+        asked = extent.most(given, 1 if extent.writes else (request.max_output or 0) * request.n)
+        usage = asked if request.stream and extent.writes else admission.most() or asked
         admission.settle(usage, trip.used(target, usage))
 
     def _headers(self, trip: Trip, walk: Walk[Admission], answer: Answer) -> list[Header]:

@@ -70,15 +70,23 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a model costs: `tiers` by rising `above`, the first of them 0; `request` in attodollars per request."""
+    """What a model costs: `tiers` by rising `above`, the first of them 0; the others in attodollars.
+
+    `request` is per request, `image` per picture made, `character` per character read aloud, `second` per second heard.
+    """
 
     tiers: tuple[Tier, ...]
     request: int = 0
+    image: int = 0
+    character: int = 0
+    second: int = 0
 
     @property
     def free(self) -> bool:
         """Whether nothing it does costs anything."""
-        return not self.request and not any(tier.dear_input or tier.dear_output for tier in self.tiers)
+        return not (self.request or self.image or self.character or self.second) and not any(
+            tier.dear_input or tier.dear_output for tier in self.tiers
+        )
 
 
 def tier_of(prices: Mapping[str, Decimal], *, per: int = 1, above: int = 0, below: Tier | None = None) -> Tier:
@@ -108,22 +116,23 @@ def rates_of(price: Price) -> Rates:
         million["cached_input"] = price.cached_input
     if price.cache_write is not None:
         million["cache_write"] = price.cache_write
-    return Rates((tier_of(million, per=10**6),), request_rate(price.request))
+    return Rates((tier_of(million, per=10**6),), unit_rate(price.request))
 
 
-def request_rate(usd: Decimal) -> int:
-    """Attodollars per request, rounded up: what `Rates.request` holds."""
+def unit_rate(usd: Decimal) -> int:
+    """Attodollars per request, picture, character or second, rounded up: what `Rates` holds of each."""
     return _ceiling(usd, _ATTO)
 
 
 def price_note(rates: Rates) -> str:
     """The prices as a usage record keeps them: US dollars per million tokens by kind, a line a tier, joined by `;`.
 
-    `input=0.15 output=0.6 cached_input=0.075`; a kind that costs what its whole costs is left out.
+    `input=0.15 output=0.6 cached_input=0.075`; a kind that costs what its whole costs is left out. What is sold by
+    other measures follows, in US dollars for one: `request=0.005`, `image=`, `character=`, `second=`.
     """
     notes = [_tier_note(tier) for tier in rates.tiers]
-    if rates.request:
-        notes.append(f"request={_per(rates.request, 1)}")
+    units = (("request", rates.request), ("image", rates.image), ("character", rates.character))
+    notes += [f"{name}={_per(rate, 1)}" for name, rate in (*units, ("second", rates.second)) if rate]
     return "; ".join(notes)
 
 
@@ -145,6 +154,8 @@ def cost(usage: Usage, rates: Rates) -> int:
     """Nano-dollars for what was consumed, rounded up once. Parts beyond their whole are not charged twice."""
     tier = _tier(usage.input_tokens, rates)
     atto = rates.request
+    if usage.images or usage.characters or usage.audio_ms:
+        atto += _by_measure(usage, rates)
     text = usage.input_tokens
     if usage.cached_input or usage.cache_write or usage.audio_input:
         for count, rate in (
@@ -170,10 +181,15 @@ def cost(usage: Usage, rates: Rates) -> int:
     return -(-(atto + text * tier.output) // _ATTO_PER_NANO)
 
 
-def worst_case(input_tokens: int, output_tokens: int, rates: Rates) -> int:
-    """Nano-dollars that no usage of at most so many tokens can exceed: each kind and tier at its dearest."""
+def worst_case(input_tokens: int, output_tokens: int, rates: Rates, beside: Usage | None = None) -> int:
+    """Nano-dollars that no usage of at most so many tokens can exceed: each kind and tier at its dearest.
+
+    `beside` are the most pictures, characters and milliseconds that come with them.
+    """
     tier = _tier(input_tokens, rates)
     atto = rates.request + input_tokens * tier.dear_input + output_tokens * tier.dear_output
+    if beside is not None:
+        atto += _by_measure(beside, rates)
     return -(-atto // _ATTO_PER_NANO)
 
 
@@ -187,6 +203,12 @@ def affordable_output(budget_nano: int, input_tokens: int, rates: Rates) -> int:
     if left < 0:
         return 0
     return min(left // tier.dear_output, FREE_OUTPUT) if tier.dear_output else FREE_OUTPUT
+
+
+def _by_measure(usage: Usage, rates: Rates) -> int:
+    """Attodollars for what is not sold by the token."""
+    heard = -(-usage.audio_ms * rates.second // 1000)
+    return usage.images * rates.image + usage.characters * rates.character + heard
 
 
 def _tier(input_tokens: int, rates: Rates) -> Tier:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.budget.money import INCOMING, Rates, Tier, request_rate, tier_of
+from gateway.budget.money import INCOMING, Rates, Tier, tier_of, unit_rate
 
 _FILE = "model_prices_and_context_window_backup.json"
 _LONGEST_ENTRY = 64 * 1024  # bytes; the longest today has 10 kB
@@ -35,6 +35,19 @@ _FIELDS = {
     "audio_output": "output_cost_per_audio_token",
     "image_output": "output_cost_per_image_token",
 }
+_MEASURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "image": {"image": ("output_cost_per_image", "input_cost_per_image")},
+    "audio": {
+        "character": ("input_cost_per_character",),
+        "second": ("input_cost_per_second", "output_cost_per_second"),
+    },
+}  # by mode: what its models are sold by, and the fields that say the price of one, of which the dearest counts
+_MODES = {
+    "image_generation": "image",
+    "image_edit": "image",
+    "audio_transcription": "audio",
+    "audio_speech": "audio",
+}  # the list's words, and the policies' for the same
 _HOSTS = {
     "api.openai.com": "openai",
     "openai.azure.com": "azure",
@@ -84,10 +97,10 @@ _UNKNOWN_HOST = ("openai", "anthropic", "gemini")  # whose bare names nobody els
 class Listed:
     """What the list says of a model; sizes in tokens, None where it is silent.
 
-    `name` is its name in the list. `rates` is None when there is no price per token to be trusted: a model sold by
-    picture or second, or listed at 0 (which means unknown as often as free). `service` has the rates of other service
-    tiers: `priority`, `flex`. `mode` is the list's word: chat, completion, responses, embedding, … `deprecation` is the
-    day it ends, as YYYY-MM-DD.
+    `name` is its name in the list. `rates` is None when there is no price to be trusted: a model sold by the pixel, or
+    listed at 0 (which means unknown as often as free, but for moderation). `service` has the rates of other service
+    tiers: `priority`, `flex`. `mode` is the policies' word (`models: mode`) where they have one: chat, completion,
+    embedding, moderation, image, audio, responses; else the list's own. `deprecation` is the day it ends: YYYY-MM-DD.
     """
 
     name: str
@@ -225,16 +238,17 @@ def _is_of(family: str, listed: str) -> bool:
 
 def _listed(name: str, entry: Mapping[str, Any]) -> Listed:
     prefill, mode, ends = (entry.get(field) for field in ("supports_assistant_prefill", "mode", "deprecation_date"))
+    mode = _MODES.get(mode, mode) if isinstance(mode, str) else None
     prices = _prices(entry)
     services = {suffix: _service_rates(entry, prices, f"_{suffix}") for suffix in _SERVICES}
     return Listed(
         name=name,
-        rates=_rates(entry, prices) or _ranged_rates(entry),
+        rates=_rates(entry, prices) or _ranged_rates(entry) or _measured_rates(entry, mode),
         service=MappingProxyType({suffix: rates for suffix, rates in services.items() if rates is not None}),
         context=_size(entry, "max_input_tokens", "max_tokens"),
         max_output=_size(entry, "max_output_tokens", "max_tokens"),
         prefill=prefill is True,
-        mode=mode if isinstance(mode, str) else None,
+        mode=mode,
         deprecation=ends if isinstance(ends, str) else None,
     )
 
@@ -246,7 +260,7 @@ def _rates(entry: Mapping[str, Any], prices: Mapping[str, Decimal], suffix: str 
     for thousands in sorted({int(found[1]) for field in entry if (found := _TIERED.match(field))}):
         long = _prices(entry, f"_above_{thousands}k_tokens{suffix}") or _prices(entry, f"_above_{thousands}k_tokens")
         tiers.append(tier_of(_in_proportion(long, prices), above=thousands * 1000, below=tiers[-1]))
-    return Rates(tuple(tiers), request_rate(_price(entry, "input_cost_per_request") or Decimal(0)))
+    return Rates(tuple(tiers), unit_rate(_price(entry, "input_cost_per_request") or Decimal(0)))
 
 
 def _service_rates(entry: Mapping[str, Any], standard: Mapping[str, Decimal], suffix: str) -> Rates | None:
@@ -265,6 +279,21 @@ def _ranged_rates(entry: Mapping[str, Any]) -> Rates | None:
         above = int(row["range"][0]) if tiers else 0
         tiers.append(tier_of(prices, above=above, below=tiers[-1] if tiers else None))
     return Rates(tuple(tiers)) if tiers else None
+
+
+def _measured_rates(entry: Mapping[str, Any], mode: str | None) -> Rates | None:
+    """Prices by the picture, character or second, of a model that has none by the token.
+
+    A price of the input and one of the output of the same second are the same price, said twice. Moderation at 0 is
+    free indeed.
+    """
+    if mode == "moderation":
+        return Rates((tier_of({}),))
+    rates: dict[str, int] = {}
+    for measure, fields in _MEASURES.get(mode or "", {}).items():
+        if dearest := max((_price(entry, field) or Decimal(0) for field in fields), default=Decimal(0)):
+            rates[measure] = unit_rate(dearest)
+    return Rates((tier_of({}),), **rates) if rates else None
 
 
 def _prices(entry: Mapping[str, Any], suffix: str = "") -> dict[str, Decimal]:

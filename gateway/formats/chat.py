@@ -9,7 +9,7 @@ import orjson
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.formats.chat_stream import ChatStream, read_json
 from gateway.formats.continuation import Continuation
-from gateway.formats.request import NotAnAnswer
+from gateway.formats.request import EVENTS, TEXT, Extent, NotAnAnswer
 from gateway.formats.splice import names_twice, replace_fields, replace_model
 from gateway.formats.usage import Usage, parse_usage
 
@@ -41,6 +41,12 @@ class ChatRequest:
     mode: ClassVar[str] = "chat"
     operation: ClassVar[str] = "chat"
     content_type: ClassVar[bytes] = b"application/json"
+    accept: ClassVar[bytes] = EVENTS
+
+    @property
+    def extent(self) -> Extent:
+        """One prompt, and text for an answer."""
+        return TEXT
 
     def path(self, provider: str) -> bytes:
         """The path below the backend's base URL."""

@@ -1,6 +1,7 @@
 """What every endpoint's request, answer and stream have in common, so that one way carries them all."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from gateway.errors import GatewayError, InvalidRequest
@@ -18,6 +19,32 @@ class NotAnAnswer(ValueError):
 
 class Untranslatable(InvalidRequest):
     """What this backend's format cannot say, while another candidate's may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a request can consume, as far as the request alone tells.
+
+    `prompts` are its inputs that are answered each by itself: a model's context bounds every one of them. `writes` says
+    that its output is text, which a limit in tokens shortens; else `max_output` is the most that each of `n` answers
+    can have, and is never lowered. `input_bound` are the most input tokens where the body's length does not tell
+    (sound). `beside` is what comes beside tokens of text at most: pictures, characters, milliseconds; and how many of
+    the tokens are of pictures or sound.
+    """
+
+    prompts: int = 1
+    writes: bool = True
+    input_bound: int | None = None
+    beside: Usage = field(default_factory=Usage)
+
+    def most(self, input_tokens: int, output_tokens: int) -> Usage:
+        """All of it, with these tokens."""
+        return replace(self.beside, input_tokens=input_tokens, output_tokens=output_tokens, estimated=True)
+
+
+TEXT = Extent()  # of a conversation: one prompt, and text for an answer
+EVENTS = b"text/event-stream"
+ANYTHING = b"*/*"
 
 
 class Answer(Protocol):
@@ -164,6 +191,16 @@ class Request(Protocol):
     @property
     def content_type(self) -> bytes:
         """Of the body that `encode` makes."""
+        ...
+
+    @property
+    def extent(self) -> Extent:
+        """How much it can consume; `TEXT` for a conversation."""
+        ...
+
+    @property
+    def accept(self) -> bytes:
+        """What a streamed answer may come as: EVENTS, or ANYTHING for sound and for what may come whole after all."""
         ...
 
     def path(self, provider: str) -> bytes:

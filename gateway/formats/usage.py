@@ -9,12 +9,15 @@ MAX_COUNT = 10**12  # more tokens than this is nonsense, and would not fit a dat
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one attempt. Every later field is a part of one of the first two, never added to it.
+    """Tokens of one attempt. Every later count of tokens is a part of one of the first two, never added to it.
 
     `input_tokens` includes `cached_input`, `cache_write` (of which `cache_write_1h` are kept an hour, Anthropic) and
     `audio_input`. `output_tokens` includes `reasoning`, `audio_output`, `image_output` and `rejected_prediction`, which
     OpenAI bills as completion tokens although they are not in the answer. `estimated` says that it was counted from the
     text that passed because the backend did not report it.
+
+    `images` (made), `characters` (read aloud) and `audio_ms` (milliseconds heard) are what is sold by other measures
+    than tokens; they are no part of the tokens.
     """
 
     input_tokens: int = 0
@@ -27,6 +30,9 @@ class Usage:
     rejected_prediction: int = 0
     cache_write_1h: int = 0
     image_output: int = 0
+    images: int = 0
+    characters: int = 0
+    audio_ms: int = 0
     estimated: bool = False
 
     @property

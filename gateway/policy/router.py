@@ -14,6 +14,7 @@ LAST = "the last candidate is tried even so"
 IN = "in"
 RESTS = "rests"
 OUT = "out"
+_FITS = {"chat": ("chat", "responses"), "responses": ("responses", "chat")}  # one is translated into the other
 
 
 class Obstacle(NamedTuple):
@@ -186,7 +187,7 @@ def _misfit(route: Route, target: Target, wish: Wish) -> str:
     if route.local_only and not target.local:
         return f"the route keeps data local, and backend {target.backend!r} is not"
     facts = target.facts
-    if wish.mode == "chat" and facts.mode not in (None, "chat", "responses"):
+    if facts.mode is not None and facts.mode not in _FITS.get(wish.mode, (wish.mode,)):
         return f"it is a model for {facts.mode}, not for {wish.mode}"
     if _is_too_small(target, wish):
         return f"its context of {facts.context} tokens is too small for about {wish.input_tokens} tokens"

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from gateway.formats.request import Answer, Events, NotAnAnswer, Request
+from gateway.formats.request import ANYTHING, EVENTS, Answer, Events, NotAnAnswer, Request
 from gateway.policy.schema import Timeouts
 from gateway.upstream.retry import Failure, Kind, classify
 from gateway.upstream.wire import (
@@ -24,8 +24,6 @@ MAX_BODY = 256 * 2**20
 MAX_ERROR_BODY = 2**20
 _RUSH = 0.05  # seconds: half of what closing the upstream may take after the client has left
 ERROR_PATIENCE = 2.0  # seconds for the body of an error
-_ACCEPT_ANY: tuple[Header, ...] = ((b"accept", b"*/*"), (b"accept-encoding", b"identity"))
-_ACCEPT_SSE: tuple[Header, ...] = ((b"accept", b"text/event-stream"), (b"accept-encoding", b"identity"))
 
 
 class Failed(Exception):
@@ -131,11 +129,12 @@ async def send(
     """Send a request and wait for its answer or, with `events`, for the first token of its stream. Raises Failed."""
     began = clock()
     first = min(timeouts.first_token, timeouts.total)
+    accept = ANYTHING if events is None else request.accept
     try:
         reply = await wire.send(
             b"POST",
             target,
-            (*headers, (b"content-type", request.content_type), *(_ACCEPT_ANY if events is None else _ACCEPT_SSE)),
+            (*headers, (b"content-type", request.content_type), (b"accept", accept), (b"accept-encoding", b"identity")),
             body,
             connect_timeout=timeouts.connect,
             timeout=first,
@@ -146,7 +145,7 @@ async def send(
     try:
         if reply.status >= 300:
             raise Failed(await _refusal(reply, epoch(), clock))
-        if events is not None:
+        if events is not None and (accept == EVENTS or not _came_whole(reply)):
             opened = await _open(reply, events, timeouts, began + first, clock)
             opened.until(began + timeouts.total)
             keep = True
@@ -202,6 +201,12 @@ async def _open(
     if not events.started and not events.whole:
         raise Failed(Failure(Kind.CUT, "a stream that ended before its first token", status=reply.status))
     return Stream(reply, events, b"".join(head), timeouts, clock)
+
+
+def _came_whole(reply: Reply) -> bool:
+    """Whether a backend that may answer either way has answered with a document."""
+    kind = _content_type(reply)
+    return b"json" in kind or (kind.startswith(b"text/") and not kind.startswith(EVENTS))
 
 
 def _content_type(reply: Reply) -> bytes:

@@ -18,9 +18,9 @@ from gateway.budget.money import (
     limit_nano,
     price_note,
     rates_of,
-    request_rate,
     tier_of,
     to_nano,
+    unit_rate,
     worst_case,
 )
 from gateway.formats.usage import Usage, parse_usage
@@ -53,7 +53,7 @@ GEMINI_PRO = tiered(
 GEMINI_FLASH = Rates((per_million(input="0.30", output="2.50", cached_input="0.03", audio_input="1"),))
 DEEPSEEK = Rates((per_million(input="0.28", output="0.42", cached_input="0.028"),))
 REASONER = Rates((per_million(input="1", output="2", reasoning="3"),))
-ONLINE = Rates((per_million(input="0", output="2.80"),), request_rate(Decimal("0.005")))
+ONLINE = Rates((per_million(input="0", output="2.80"),), unit_rate(Decimal("0.005")))
 GPT54 = tiered(
     (0, {"input": "2.50", "output": "15", "cached_input": "0.25"}),
     (272_000, {"input": "5", "output": "22.50", "cached_input": "0.50"}),
@@ -215,6 +215,21 @@ def test_free() -> None:
     assert affordable_output(0, 10**6, rates) == FREE_OUTPUT
 
 
+def test_what_is_not_sold_by_the_token() -> None:
+    """Pictures, characters and seconds by their own prices, beside the tokens; a part of a second by its part."""
+    nothing = per_million(input="0", output="0")
+    each = {name: unit_rate(Decimal(usd)) for name, usd in (("image", "0.04"), ("character", "0.000015"))}
+    rates = Rates((nothing,), **each, second=unit_rate(Decimal("0.0001")))
+    assert not rates.free
+    assert cost(Usage(images=3), rates) == 3 * 40_000_000
+    assert cost(Usage(characters=11, input_tokens=5), rates) == 11 * 15_000
+    assert cost(Usage(audio_ms=2500), rates) == 250_000
+    assert cost(Usage(audio_ms=1), Rates((nothing,), second=unit_rate(Decimal("0.000000001")))) == 1
+    both = Usage(images=1, characters=1, audio_ms=1000)
+    assert worst_case(0, 0, rates, both) == cost(both, rates) == 40_000_000 + 15_000 + 100_000
+    assert price_note(rates) == "input=0 output=0; image=0.04; character=0.000015; second=0.0001"
+
+
 def test_parts_larger_than_the_whole_are_not_charged_twice() -> None:
     """Parts that add up to more than the input, as some backends report audio that is also cached, cost the input at most."""
     usage = Usage(100, 0, cached_input=100, cache_write=100, audio_input=100)
@@ -279,7 +294,7 @@ def some_rates(draw: st.DrawFn) -> Rates:
     for above in sorted({0, *draw(st.lists(st.sampled_from([100, 1000, 200_000]), max_size=2))}):
         prices = {"input": draw(_USD), "output": draw(_USD), **draw(st.dictionaries(_KIND, _USD))}
         tiers.append(tier_of(prices, per=10**6, above=above, below=tiers[-1] if tiers else None))
-    return Rates(tuple(tiers), request_rate(draw(_USD)))
+    return Rates(tuple(tiers), unit_rate(draw(_USD)))
 
 
 @given(some_rates(), _SIZE, _SIZE, st.data())

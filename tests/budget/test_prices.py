@@ -63,6 +63,28 @@ MODELS: dict[str, dict[str, Any]] = {
         ],
     },
     "dashscope/odd": {"litellm_provider": "dashscope", "tiered_pricing": [{"range": [0, 5]}]},
+    "hearer": {
+        "litellm_provider": "openai",
+        "mode": "audio_transcription",
+        "input_cost_per_second": 0.0001,
+        "output_cost_per_second": 0.0001,
+    },
+    "speaker": {"litellm_provider": "openai", "mode": "audio_speech", "input_cost_per_character": 1.5e-05},
+    "painter": {
+        "litellm_provider": "openai",
+        "mode": "image_generation",
+        "output_cost_per_image": 0.04,
+        "input_cost_per_image": 0.001,
+    },
+    "token-painter": {
+        "litellm_provider": "openai",
+        "mode": "image_generation",
+        "input_cost_per_token": 5e-06,
+        "output_cost_per_image_token": 4e-05,
+        "output_cost_per_image": 0.04,
+    },
+    "pixel-painter": {"litellm_provider": "openai", "mode": "image_generation", "input_cost_per_pixel": 1e-08},
+    "guard": {"litellm_provider": "openai", "mode": "moderation", "input_cost_per_token": 0.0},
     "strange": {"litellm_provider": "openai", "input_cost_per_token": -1e-07, "output_cost_per_token": True},
 }
 
@@ -196,6 +218,25 @@ def test_no_price_to_trust(prices: PriceList, provider: str, model: str) -> None
     assert found.rates_for("priority") is None
 
 
+@pytest.mark.parametrize(
+    ("model", "mode", "note"),
+    [
+        ("hearer", "audio", "input=0 output=0; second=0.0001"),
+        ("speaker", "audio", "input=0 output=0; character=0.000015"),
+        ("painter", "image", "input=0 output=0; image=0.04"),
+        ("token-painter", "image", "input=5 output=0 image_output=40"),
+        ("pixel-painter", "image", None),
+        ("guard", "moderation", "input=0 output=0"),
+    ],
+)
+def test_what_is_not_sold_by_the_token(prices: PriceList, model: str, mode: str, note: str | None) -> None:
+    """By the picture, character or second, and never by two measures at once; the mode is the policies' word."""
+    found = prices.lookup("openai", None, model)
+    assert found is not None
+    assert found.mode == mode
+    assert (price_note(found.rates) if found.rates is not None else None) == note
+
+
 def test_a_replaced_file_lists_nothing(tmp_path: Path) -> None:
     """When the package is upgraded under a running gateway, a model is unlisted rather than priced as another."""
     path = tmp_path / "prices.json"
@@ -239,6 +280,11 @@ def test_the_bundled_list() -> None:
         {"input": Decimal("0.15"), "output": Decimal("0.60"), "cached_input": Decimal("0.075")}, per=10**6
     )
     assert (mini.context, mini.max_output, mini.mode) == (128000, 16384, "chat")
+    for name, measure in (("whisper-1", "second"), ("tts-1", "character")):
+        sold = prices.lookup("openai", "https://api.openai.com/v1", name)
+        assert sold is not None
+        assert sold.rates is not None
+        assert getattr(sold.rates, measure) > 0
 
 
 def test_every_bundled_model_can_be_read() -> None:
