@@ -6,6 +6,7 @@ Absolute figures vary from run to run and machine to machine; the ratio to nginx
 """
 
 import argparse
+import asyncio
 import json
 import statistics
 import sys
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.bench import backends
+from tests.bench import admission, backends
 from tests.bench.processes import (
     BenchError,
     Load,
@@ -164,6 +165,10 @@ def measure_latency(stage: Stage, gateway: Pinned | None) -> Row:
 
 def run(options: Options, only: str | None, *, with_gateway: bool) -> Iterator[Row]:
     """Every row that was asked for. Raises BenchError."""
+    if only == "admission" or (only is None and with_gateway):
+        yield from measure_admission()
+    if only == "admission":
+        return
     require("nginx", "wrk", "taskset")
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         stage = Stage(Path(name), options)
@@ -179,6 +184,13 @@ def run(options: Options, only: str | None, *, with_gateway: bool) -> Iterator[R
         if only != "stream":
             yield measure_latency(stage, gateway)
         yield Row("RSS after the load", nginx.rss_mb(), gateway.rss_mb() if gateway else None, "MB", 80)
+
+
+def measure_admission() -> Iterator[Row]:
+    """In this process, without a socket: nginx has nothing like it."""
+    found = asyncio.run(admission.timed())
+    yield Row("hold and settle, five meters", None, found.hold, "µs", 10)
+    yield Row("  all that money asks", None, found.request, "µs")
 
 
 def measure_start(stage: Stage) -> Row:
@@ -224,7 +236,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="for each measurement (default 5)")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each; their median counts (default 1)")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--only", choices=["plain", "stream", "start"])
+    parser.add_argument("--only", choices=["plain", "stream", "start", "admission"])
     parser.add_argument("--no-limits", action="store_true", help="leave out the four meters on each key")
     parser.add_argument("--no-gateway", action="store_true", help="nginx alone, to try the machine")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")

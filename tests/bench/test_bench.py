@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.policy.schema import Document
-from tests.bench import backends
+from tests.bench import admission, backends
 from tests.bench.__main__ import Row, table
 from tests.bench.processes import BenchError, cores, free_port, parse_wrk, pinned, post, require, write_script
 
@@ -113,4 +113,10 @@ def test_help_can_be_asked_for_without_nginx() -> None:
     """The command line describes itself."""
     command = [sys.executable, "-m", "tests.bench", "--help"]
     found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "--only {plain,stream,start}" in found.stdout
+    assert "--only {plain,stream,start,admission}" in found.stdout
+
+
+async def test_the_admission_that_is_timed_is_one() -> None:
+    """Five meters, each request held and settled; the figures are in microseconds, and plausible."""
+    found = await admission.timed(rounds=1)
+    assert 1 < found.hold < found.request < 1000
