@@ -8,6 +8,8 @@ from gateway.errors import GatewayError, InvalidRequest
 from gateway.formats.continuation import Continuation
 from gateway.formats.usage import Usage
 
+RESPONSES = "+responses"  # what a backend's `speaks` ends with where it has `/responses` as OpenAI defines it
+
 
 class NotAnAnswer(ValueError):
     """What came with a good status is no answer of this endpoint; `error` is the error object that came instead."""
@@ -144,8 +146,8 @@ class Request(Protocol):
     """A client's request to any endpoint.
 
     `mode` is the kind of model that can answer it (as `models: mode` and the bundled list say), `operation` its name in
-    the GenAI conventions. `max_output` is the client's own limit in tokens for each of `n` answers. `provider` is that
-    of the backend, since some speak the client's format themselves.
+    the GenAI conventions. `max_output` is the client's own limit in tokens for each of `n` answers. `provider` is what
+    the backend speaks, its provider's name or `openai+responses`, since some speak the client's format themselves.
     """
 
     @property

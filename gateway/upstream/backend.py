@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
+from gateway.formats.request import RESPONSES
 from gateway.policy.router import Obstacle
 from gateway.policy.schema import Backend as BackendSettings
 from gateway.policy.schema import Breaker as BreakerSettings
@@ -36,7 +37,10 @@ class ApiKey:
 
 
 class Backend:
-    """State that outlives a request. It satisfies `policy.router.Health`."""
+    """State that outlives a request. It satisfies `policy.router.Health`.
+
+    `speaks` is its provider, with RESPONSES added where it has `/responses`.
+    """
 
     def __init__(self, name: str, settings: BackendSettings, breaker: BreakerSettings, wire: Wire) -> None:
         self.name = name
@@ -47,6 +51,7 @@ class Backend:
         self.query = parts.query.encode()
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.speaks = _speaks(settings, self.host)
         self.output_field = "max_completion_tokens" if self.host in _NEW_LIMIT else "max_tokens"
         self.breaker = Breaker(breaker)
         self.retries = RetryBudget()
@@ -93,6 +98,10 @@ class Backend:
                 return key
         return None
 
+    def key_labelled(self, label: str) -> ApiKey | None:
+        """The key with this label, whether it rests or not; None when it has none."""
+        return next((key for key in self.keys if key.label == label), None)
+
     def answered(self, seconds: float, now: float) -> None:
         """It gave its first token after `seconds`: a peak counts at once, an improvement slowly (as Finagle does)."""
         self._first_tokens.append(seconds)
@@ -118,6 +127,12 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend {self.name} {self.breaker!r} busy={self.busy} {self.wire!r}>"
+
+
+def _speaks(settings: BackendSettings, host: str) -> str:
+    """Its provider, with RESPONSES where it has `/responses`: as its option says, else as OpenAI itself has."""
+    said = settings.options.get("responses", "true" if host in _NEW_LIMIT else "false")
+    return settings.provider + RESPONSES if settings.provider == "openai" and said == "true" else settings.provider
 
 
 OpenWire = Callable[[str, BackendSettings], Wire]

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from gateway.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.formats.continuation import Continuation
-from gateway.formats.request import Request
+from gateway.formats.request import Request, Untranslatable
 from gateway.policy.router import RESTS, Candidate, Dice, Plan
 from gateway.telemetry.records import AttemptRecord
 from gateway.telemetry.tracing import RequestTrace
@@ -44,14 +44,23 @@ class PassThrough(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """Where something that the request refers to is kept: at this backend, under the api key with this label."""
+
+    backend: str
+    api_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """What is sent upstream: the client's request, and the headers of it that go on."""
+    """What is sent upstream: the client's request, and the headers of it that go on. `pin` says where it must go."""
 
     request: Request
     headers: Sequence[Header]
     key: str
     priority: int = 0
     trace: RequestTrace | None = None
+    pin: Pin | None = None
 
 
 class Reporter(Protocol):
@@ -115,7 +124,7 @@ class Walk(Generic[G]):
         self._clock = clock
         self._dice = dice
         self._report = report
-        self._pending = deque(plan.chosen)
+        self._pending = deque(_pinned(plan.chosen, call.pin))
         self._failure: Failure | None = None
         self._error: GatewayError | None = None
         self._too_long = 0
@@ -278,6 +287,9 @@ class Walk(Generic[G]):
                 raise _left_alone(backend)
             answer = await self._persist(candidate, backend, gate, permit, output, queued)
             answer.slots = slots
+        except Untranslatable as error:
+            self.tried -= 1
+            raise Skip(error) from error
         except (GatewayError, Skip):
             self.tried -= 1
             raise
@@ -313,14 +325,14 @@ class Walk(Generic[G]):
         """Try one candidate as often as its failures and the backend's retry budget allow."""
         body = self._call.request.encode(
             candidate.target.model,
-            provider=backend.settings.provider,
+            provider=backend.speaks,
             max_output=output,
             output_field=backend.output_field,
         )
         backend.retries.request(self._clock())
         resend = 0
         while True:
-            key = backend.pick_key(self._clock())
+            key = self._api_key(backend)
             if key is None:
                 raise Failed(Failure(Kind.AUTH, f"no api key of backend {backend.name!r} is usable"))
             try:
@@ -336,6 +348,11 @@ class Walk(Generic[G]):
             resend += 1
             if wait:
                 await asyncio.sleep(wait)
+
+    def _api_key(self, backend: Backend) -> ApiKey | None:
+        pin = self._call.pin
+        pinned = backend.key_labelled(pin.api_key) if pin is not None and pin.backend == backend.name else None
+        return pinned or backend.pick_key(self._clock())
 
     def _wait(self, backend: Backend, failure: Failure, resend: int, now: float) -> float | None:
         """Seconds until the same backend is tried again; None when it is not."""
@@ -359,14 +376,14 @@ class Walk(Generic[G]):
         request = call.request
         clock = self._clock
         started = clock()
-        target = backend.prefix + request.path(backend.settings.provider)
+        target = backend.prefix + request.path(backend.speaks)
         headers, parent = call.headers, None
         if call.trace is not None:
             parent = call.trace.attempt().traceparent
             headers = (*headers, (b"traceparent", parent), *call.trace.state_headers)
         events = None
         if request.stream:
-            events = request.events(backend.settings.provider, self._continuation)
+            events = request.events(backend.speaks, self._continuation)
         backend.busy += 1
         outcome, detail, status, answer = CANCELLED, "", None, None
         try:
@@ -376,7 +393,7 @@ class Walk(Generic[G]):
                 (*headers, *key.headers),
                 body,
                 request=request,
-                provider=backend.settings.provider,
+                provider=backend.speaks,
                 events=events,
                 timeouts=self.plan.route.timeouts,
                 clock=clock,
@@ -411,7 +428,7 @@ class Walk(Generic[G]):
         backend.answered(ended - started, ended)
         if permit.probe and backend.breaker.succeeded(permit, self.plan.route.breaker):
             self._report.event("breaker_closed", backend=backend.name)
-        return Answer(answer, candidate, backend, permit)
+        return Answer(answer, candidate, backend, permit, key)
 
     def _note(self, backend: Backend, permit: Permit, key: ApiKey, failure: Failure, now: float) -> None:
         """Let the backend's health learn from a failure, and tell the operator what changed."""
@@ -451,13 +468,16 @@ class Answer:
     The breaker counts it as a success when it is closed, unless it broke: a stream that only begins well is none.
     """
 
-    __slots__ = ("_open", "backend", "candidate", "content", "permit", "slots", "whole")
+    __slots__ = ("_open", "api_key", "backend", "candidate", "content", "permit", "slots", "whole")
 
-    def __init__(self, content: Plain | Stream, candidate: Candidate, backend: Backend, permit: Permit) -> None:
+    def __init__(
+        self, content: Plain | Stream, candidate: Candidate, backend: Backend, permit: Permit, api_key: ApiKey
+    ) -> None:
         self.content = content
         self.candidate = candidate
         self.backend = backend
         self.permit = permit
+        self.api_key = api_key
         self.slots: Slots | None = None
         self.whole = True
         self._open = True
@@ -491,6 +511,13 @@ def nothing_available(plan: Plan) -> GatewayError:
         f"No backend can take a request for {plan.route.name!r} now. {reasons}.",
         retry_after=plan.rests_for if rests else None,
     )
+
+
+def _pinned(candidates: list[Candidate], pin: Pin | None) -> list[Candidate]:
+    """Those at the backend that must be asked; all where the plan has none of it."""
+    if pin is None:
+        return candidates
+    return [candidate for candidate in candidates if candidate.target.backend == pin.backend] or candidates
 
 
 def _left_alone(backend: Backend) -> Skip:
