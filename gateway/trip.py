@@ -103,8 +103,9 @@ class Trip:
         """Tell every observer; `outcome` is `ok`, `error`, `interrupted` or `client_gone`."""
         record = self._record(outcome)
         if self._recorder is not None and self.parts:
-            for part in self.parts:
-                self._recorder.add(_usage_record(record, *part))
+            for number, part in enumerate(self.parts, 1):
+                how = outcome if number == len(self.parts) else "interrupted"
+                self._recorder.add(_usage_record(record, *part, how))
         for observer in self._observers:
             observer.finished(record)
         if self.trace is not None:
@@ -169,8 +170,8 @@ class Trip:
         )
 
 
-def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: int | None) -> UsageRecord:
-    tries = [attempt for attempt in record.attempts if attempt.backend == target.backend]
+def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: int | None, outcome: str) -> UsageRecord:
+    tries = [each for each in record.attempts if (each.backend, each.model) == (target.backend, target.model)]
     return UsageRecord(
         at=record.at,
         request_id=record.request_id,
@@ -189,8 +190,8 @@ def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: in
         price=target.facts.price,
         duration=record.ended - record.started,
         time_to_first_token=record.first_token - record.started if record.first_token is not None else None,
-        retries=max(0, len(tries) - 1),
-        outcome=record.outcome,
+        retries=tries[-1].resend if tries else 0,
+        outcome=outcome,
         estimated=usage.estimated,
     )
 

@@ -97,8 +97,11 @@ def gateway(upstream: FaultUpstream, speaker: Speaker, folder: Path, books: Book
                 "torn": {"backend": "up", "model": "fault:cut_rst:3", **model},
             },
             "aliases": {"falls": ["dead", "broken", "paid"], "fails": ["dead", "broken"], "goes-on": ["torn", "heir"]},
+            "tasks": {"sums": ["paid"]},
+            "teams": {"research": {}},
             "keys": {
                 **{name: key_policy(f"sk-{name}", limits=LIMITS) for name in KEYS},
+                "retried": key_policy("sk-retried", team="research"),
                 "soft": key_policy("sk-soft", limits=[{"usd": 1, "per": "day", "soft": True}]),
                 **{f"text {name}": key_policy(f"sk-text {name}", limits=LIMITS) for name in SAMPLES},
             },
@@ -157,6 +160,16 @@ def pieces_of(text: str, o200k: tiktoken.Encoding, tokens: int) -> list[str]:
     return pieces
 
 
+def test_a_record_says_whose_it_is_and_how_it_went(gateway: Served, books: Books) -> None:
+    """Key, team, task, route, model, backend, and the one retry that it took."""
+    reply = gateway.chat(ask("task:sums", fault="flapping:1"), key="sk-retried")
+    assert reply.status == 200
+    (record,) = books.records("retried")
+    assert (record.team, record.task, record.route) == ("research", "sums", "task:sums")
+    assert (record.model, record.backend, record.retries) == ("paid", "up", 1)
+    assert record.duration > 0
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_stream_without_usage_is_charged_as_a_tokenizer_counts(
     gateway: Served, books: Books, o200k: tiktoken.Encoding, name: str
@@ -197,6 +210,7 @@ def test_a_failed_attempt_costs_nothing(gateway: Served, books: Books) -> None:
     assert reply.headers["x-gateway-attempts"] == "3"
     (record,) = books.records("fallen")
     assert (record.model, record.output_tokens) == ("paid", 10)
+    assert record.retries == 0, "the other model at this backend was another attempt's"
     assert books.records("failed", 0) == []
 
 
@@ -249,6 +263,7 @@ def test_a_continued_stream_costs_both_attempts(gateway: Served, upstream: Fault
     first, second = books.records("continued", 2)
     assert first.request_id == second.request_id
     assert (first.model, second.model) == ("torn", "heir")
+    assert (first.outcome, second.outcome) == ("interrupted", "ok")
     assert first.estimated
     assert not second.estimated
     heir = upstream.ledger["heir"]
