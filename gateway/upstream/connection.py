@@ -120,9 +120,14 @@ class Connection(asyncio.Protocol):
         return waiter
 
     def take(self) -> bytes:
-        """Take the unread body, joined; `b""` at the end of a whole message; else raise what cut it."""
+        """Take the unread body, joined; `b""` at the end of a whole message; else raise what cut it.
+
+        Of much that is unread, `max_read` bytes: whoever works on them makes several copies.
+        """
         chunks = self.chunks
         if chunks:
+            if self._unread > self._bounds.max_read:
+                return self._take_some(chunks)
             data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             chunks.clear()
             self._unread = 0
@@ -132,6 +137,24 @@ class Connection(asyncio.Protocol):
         if self.complete:
             return b""
         raise self.failure or self._cut()
+
+    def _take_some(self, chunks: list[bytes]) -> bytes:
+        most = self._bounds.max_read
+        size = count = 0
+        while count < len(chunks) and size < most:
+            size += len(chunks[count])
+            count += 1
+        data = chunks[0] if count == 1 else b"".join(chunks[:count])
+        self._unread -= size + count * _CHUNK_COST
+        if size > most:
+            count -= 1
+            chunks[count] = data[most:]
+            data = data[:most]
+            self._unread += size - most + _CHUNK_COST
+        del chunks[:count]
+        if self._paused and self._unread <= self._bounds.low_water:
+            self._resume_reading()
+        return data
 
     def retire(self) -> bool:
         """Make ready for the next exchange and wait for it at most `idle_expiry`; False if this one has spoilt it."""

@@ -45,13 +45,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a wire may use: idle connections and for how long (seconds), the largest head, the read buffer (bytes)."""
+    """What a wire may use: idle connections and for how long (seconds), the largest head, the read buffer (bytes).
+
+    Above `high_water` unread bytes it reads no more until `low_water`; `read` gives at most about `max_read` at once.
+    """
 
     max_idle: int = 256
     idle_expiry: float = 30.0
     max_head: int = 65_536
     high_water: int = 131_072
     low_water: int = 32_768
+    max_read: int = 65_536
 
 
 class Reply(Protocol):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -397,6 +397,33 @@ def test_unread_bytes_pause_the_socket_and_reading_resumes_it(steps: list[tuple[
         if exchange.connection.chunks:
             got += len(exchange.connection.take())
         assert got == sent
+    finally:
+        loop.close()
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=20), st.booleans())
+def test_much_that_is_unread_is_taken_in_parts(sizes: list[int], chunked: bool) -> None:
+    """At most `max_read` bytes at once, in order; the socket is read again when little is left."""
+    body = bytes(n % 251 for n in range(sum(sizes)))
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    loop = Loop()
+    try:
+        exchange = Exchange(loop)
+        exchange.connection._bounds = replace(BOUNDS, max_read=300)
+        exchange.feed(OK + framing + b"\r\n\r\n")
+        assert exchange.head()
+        left = body
+        for size in sizes:
+            piece, left = left[:size], left[size:]
+            exchange.feed(b"%x\r\n%b\r\n" % (size, piece) if chunked else piece)
+        if chunked:
+            exchange.feed(b"0\r\n\r\n")
+        parts = []
+        while part := exchange.connection.take():
+            assert len(part) <= 300
+            parts.append(part)
+        assert b"".join(parts) == body
+        assert not exchange.transport.paused
     finally:
         loop.close()
 
