@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import pytest
 from tests.faults import FaultUpstream
 from tests.money.books import account, opened, settled
 from tests.money.clients import post
+from tests.money.workers import workers_of
 from tests.support import Served, ask, key_policy, serve
 
 PRICE = {"input": 1, "output": 10}
@@ -247,3 +249,20 @@ async def test_starting_before_the_store(tmp_path: Path) -> None:
             assert set(load.codes["free"]) == {"200"}
             assert load.slowest < BOUND
     server.kill()
+
+
+async def test_records_outlive_the_worker_that_made_them(tmp_path: Path) -> None:
+    """A worker that is killed takes no record with it that is older than 50 ms; three times that is waited here."""
+    url = f"sqlite:///{tmp_path}/killed.db"
+    async with FaultUpstream(keep_log=False) as upstream:
+        with serve(tmp_path, policies(upstream), "--workers", "2", "--store", url) as served:
+            for _ in range(30):
+                assert (await post(served.port, ask("for-free", fault="ok:3"), key="sk-free")).status == 200
+            await asyncio.sleep(0.15)  # what is tested: that this is long enough
+            for pid in workers_of(served):
+                os.kill(pid, signal.SIGKILL)
+            async with opened(url) as store:
+                (total,) = await store.usage("key", 0.0)
+            assert (total.requests, total.cost) == (30, produced(upstream, "free"))
+            while (await post(served.port, ask("for-free", fault="ok:3"), key="sk-free")).status != 200:
+                await asyncio.sleep(0.05)  # until the supervisor has put others in their place

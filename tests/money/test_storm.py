@@ -17,7 +17,8 @@ from tests.budget.valkey import valkey_url
 from tests.faults import FaultUpstream
 from tests.money.books import NANO, account, opened, recorded, settled
 from tests.money.clients import post
-from tests.support import Served, ask, key_policy, serve
+from tests.money.workers import workers_of
+from tests.support import ask, key_policy, serve
 
 KEY = "sk-storm"
 PRICE = {"input": 2, "output": 80}  # dollars per million: an answer of 30 tokens costs about a quarter of a cent
@@ -195,9 +196,3 @@ async def test_storm_with_a_worker_that_is_killed(tmp_path: Path, size: Size, ki
             after = workers_of(served)
             assert len(after) == 3
             assert set(after) - set(before), "the killed worker was not replaced"
-
-
-def workers_of(served: Served) -> list[int]:
-    """The processes that serve, as the kernel knows them."""
-    pid = served.process.pid
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
