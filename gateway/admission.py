@@ -31,11 +31,13 @@ _TRIES = 3
 class Terms:
     """The limits on one key's requests to one model. `counts` are those on which the size of a request counts.
 
-    `shown` are those that headers tell of: money, requests, tokens.
+    `shared` are those of them of which a request without a limit of its own takes only a part. `shown` are those that
+    headers tell of: money, requests, tokens.
     """
 
     limits: tuple[MeterLimit, ...]
     counts: tuple[MeterLimit, ...]
+    shared: frozenset[MeterLimit]
     shown: tuple[tuple[MeterLimit, ...], tuple[MeterLimit, ...], tuple[MeterLimit, ...]]
     in_dollars: bool
     priced: bool
@@ -49,9 +51,11 @@ class Terms:
             ("tokens", "output_tokens", "input_tokens") if free else ("usd", "tokens", "output_tokens", "input_tokens")
         )
         hard = [limit for limit in limits if not limit.soft]
+        counts = tuple(limit for limit in hard if limit.meter.unit in sized)
         return cls(
             limits=limits,
-            counts=tuple(limit for limit in hard if limit.meter.unit in sized),
+            counts=counts,
+            shared=frozenset(limit for limit in counts if limit.meter.unit != "input_tokens"),
             shown=shown_of(limits),
             in_dollars=any(limit.meter.unit == "usd" for limit in hard),
             priced=rates is not None,
@@ -218,7 +222,7 @@ class Admission:
         return self._request.extent.most(self._bound, self.permitted * self._request.n)
 
     def bounded(self, usage: Usage, sure: int) -> Usage:
-        """An estimate, lowered to what the hold pays for: the backend was told its limit, so the count is what is wrong.
+        """An estimate, lowered to what the hold pays for: the backend was told its limit, so the count must be wrong.
 
         `sure` output tokens were made all the same, by a backend that ignores its limit.
         """
@@ -237,14 +241,27 @@ class Admission:
         return found
 
     def _fits_at_once(self, terms: Terms, target: Target, bound: int) -> bool:
-        """The usual case: the client set a limit of its own, and what is at hand covers all of it."""
+        """The usual case: what is at hand covers all that the client, or else the model, may write."""
         own = self._request.max_output
-        if own is None or self._hold is not None or self._parts:
+        top = own or target.facts.max_output
+        if top is None or self._hold is not None or self._parts:
             return False
-        self._hold = self._escrow.try_hold(self._hold_id, self._charges(terms, target, bound, own))
-        self.permitted = own
+        charges = self._charges(terms, target, bound, top)
+        if own is None and not self._is_within_share(terms, charges):
+            return False
+        self._hold = self._escrow.try_hold(self._hold_id, charges)
+        self.permitted = top
         self.clamped = False
         return self._hold is not None
+
+    def _is_within_share(self, terms: Terms, charges: Sequence[tuple[MeterLimit, int]]) -> bool:
+        """Whether no limit gives up more than a SHARE-th of what remains of it."""
+        for limit, amount in charges:
+            if limit in terms.shared:
+                left = self._escrow.remaining(limit)
+                if left is None or amount > left // SHARE:
+                    return False
+        return True
 
     async def _take(self, charges: Sequence[tuple[MeterLimit, int]]) -> None:
         if self._hold is None:
