@@ -128,7 +128,7 @@ def connecting_to(port: int) -> int:
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are read from /proc, which Linux has")
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_attempt_to_connect(tmp_path: Path, *, stream: bool) -> None:
-    """Within 100 ms (0.5 s here) nobody knocks at the backend any more."""
+    """Within 100 ms (1 s here, for reading the machine's sockets takes its time) nobody knocks there any more."""
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(blackhole())
         upstream = stack.enter_context(FaultUpstream.in_thread())
@@ -139,7 +139,7 @@ def test_a_client_that_leaves_ends_the_attempt_to_connect(tmp_path: Path, *, str
             stage.until(lambda: connecting_to(port) == before + 1)
             left = request.leave()
         stage.until(lambda: connecting_to(port) == before)
-        assert time.monotonic() - left < 0.5
+        assert time.monotonic() - left < 1
         stage.until(lambda: stage.metric('gateway_inflight{backend="hole"}') == 0)
         line = stage.until_request_logged("hole")
         assert (line["status"], line["outcome"]) == (499, "client_gone")
