@@ -94,9 +94,10 @@ def _item(item: Mapping[str, Any], model: str, depth: int) -> int:
         value = item.get(name)
         if value is not None:
             extra += _extra(value, model, depth + 1)
-    calls = item.get("tool_calls")
-    if calls is not None:
-        extra += _length(calls)  # templates print the arguments again, with spaces
+    for name in ("tool_calls", "input", "arguments"):
+        called = item.get(name)
+        if called is not None:
+            extra += _length(called)  # templates print the arguments again, with spaces
     return extra
 
 

@@ -11,7 +11,16 @@ from gateway.errors import GatewayError, StreamBroken, Unavailable
 from gateway.formats.request import Request
 from gateway.proxy import Proxy, pass_through_headers
 from gateway.server.auth import Headers, read_headers
-from gateway.server.errors import InternalError, allow_header, send_body, send_error, wrong_method
+from gateway.server.errors import (
+    InternalError,
+    Render,
+    allow_header,
+    in_openais_shape,
+    refusal_body,
+    send_body,
+    send_error,
+    wrong_method,
+)
 from gateway.server.relay import relay
 from gateway.server.watch import ClientGone, Watch
 from gateway.telemetry.lines import describe
@@ -35,19 +44,31 @@ class RequestIds:
 class Completions:
     """`POST` endpoint that carries a request to a backend: a plain ASGI callable.
 
-    `parse` reads the body.
+    `parse` reads the body, `render` gives errors their shape. `id_header` is a second name of `x-request-id`.
     """
 
-    def __init__(self, proxy: Proxy, ids: RequestIds, *, parse: Callable[[bytes], Request]) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        ids: RequestIds,
+        *,
+        parse: Callable[[bytes], Request],
+        render: Render = in_openais_shape,
+        id_header: bytes | None = None,
+    ) -> None:
         self._proxy = proxy
         self._ids = ids
         self._parse = parse
+        self._render = render
+        self._id_header = id_header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         proxy = self._proxy
         trip = proxy.begin(self._ids.next(), scope["method"], scope["path"], "chat")
         answer = _Started(send)
+        if self._id_header is not None:
+            answer.also = (self._id_header, trip.request_id.encode())
         outcome = "error"
         watch = Watch(receive)
         proxy.running += 1
@@ -116,7 +137,7 @@ class Completions:
         headers: list[Header] = self._proxy.failed_labels(trip)
         if error.status == 405:
             headers.append(allow_header(("POST",)))
-        await send_error(send, error, headers, trip.request_id)
+        await send_error(send, error, headers, trip.request_id, self._render)
 
     async def _break_off(self, trip: Trip, send: "_Started", watch: Watch) -> None:
         """The time to drain is over: say so, instead of an answer or at the end of one that has begun."""
@@ -133,7 +154,8 @@ class Completions:
         failure = refusal.failure
         trip.status, trip.code = failure.status or 400, "upstream_refused"
         headers = [*pass_through_headers(refusal), *self._proxy.failed_labels(trip)]
-        await send_body(send, trip.status, headers, failure.body, trip.request_id)
+        body = refusal_body(failure.body, trip.request_id, self._render)
+        await send_body(send, trip.status, headers, body, trip.request_id)
         return "error"
 
     @staticmethod
@@ -157,16 +179,23 @@ class Shortcut:
 
 
 class _Started:
-    """A `send` that knows whether the answer has begun, when it is too late for another status, and is to go on."""
+    """A `send` that knows whether the answer has begun, when it is too late for another status, and is to go on.
 
-    __slots__ = ("_send", "started", "unfinished")
+    `also` is a header that it adds.
+    """
+
+    __slots__ = ("_send", "also", "started", "unfinished")
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self.also: Header | None = None
         self.started = False
         self.unfinished = False
 
     async def __call__(self, message: Message) -> None:
         self.started = True
+        if self.also is not None and message["type"] == "http.response.start":
+            kept = [pair for pair in message["headers"] if pair[0] != self.also[0]]
+            message["headers"] = [*kept, self.also]
         self.unfinished = message.get("more_body", False)
         await self._send(message)

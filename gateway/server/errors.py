@@ -1,6 +1,7 @@
 """Errors as the client sees them: always `{"error": {"message", "type", "param", "code"}}`, with a request id."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import orjson
 from starlette.types import Send
@@ -8,6 +9,7 @@ from starlette.types import Send
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.upstream.wire import Header
 
+Render = Callable[[Mapping[str, Any], str], bytes]  # an error's body from `{"error": {…}}` and the request's id
 JSON = (b"content-type", b"application/json")
 
 
@@ -24,9 +26,34 @@ async def send_body(
     await send({"type": "http.response.body", "body": b"" if head_only else body})
 
 
-async def send_error(send: Send, error: GatewayError, headers: Sequence[Header], request_id: str) -> None:
+def in_openais_shape(doc: Mapping[str, Any], _request_id: str) -> bytes:
+    """The body of an error, as every endpoint shows it that has no shape of its own."""
+    return orjson.dumps(doc)
+
+
+async def send_error(
+    send: Send,
+    error: GatewayError,
+    headers: Sequence[Header],
+    request_id: str,
+    render: Render = in_openais_shape,
+) -> None:
     """An error as a whole answer."""
-    await send_body(send, error.status, [JSON, *error.headers(), *headers], orjson.dumps(error.to_openai()), request_id)
+    body = render(error.to_openai(), request_id)
+    await send_body(send, error.status, [JSON, *error.headers(), *headers], body, request_id)
+
+
+def refusal_body(body: bytes, request_id: str, render: Render) -> bytes:
+    """A backend's own refusal: as it came, but in the endpoint's shape where the backend speaks another."""
+    if render is in_openais_shape:
+        return body
+    try:
+        doc = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+    if not isinstance(doc, dict) or not isinstance(doc.get("error"), dict) or doc.get("type") == "error":
+        return body
+    return render(doc, request_id)
 
 
 def not_found(path: str) -> NotFound:
