@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gateway.policy.messages import near
 from gateway.policy.positions import Entry, Fields, Items, Node, Place, Problem, Scalar
+from gateway.policy.router import fits
 
 _HEADER_NAME = re.compile(r"[\x21-\x7e]+")  # these names travel in response headers
 _ROUTES = {"aliases": "alias", "tasks": "task"}
@@ -21,7 +22,7 @@ def check(root: Fields, providers: Callable[[], frozenset[str]], *, whole: bool)
     problems = [*_names(root), *_clashes(root), *_hashes(root), *_providers(root, providers), *_twice(root)]
     if whole:
         problems += [*_pointers(root, "models", "backend", "backends"), *_pointers(root, "keys", "team", "teams")]
-        problems += _chains(root)
+        problems += [*_chains(root), *_modes(root)]
     return problems
 
 
@@ -131,6 +132,21 @@ def _chains(root: Fields) -> Iterator[Problem]:
                 )
             else:
                 yield item.place.problem(_unknown(where, "models", item.text, models))
+
+
+def _modes(root: Fields) -> Iterator[Problem]:
+    """A chain serves one kind of request; a model of another kind in it would never be asked."""
+    models = _section(root, "models")
+    for where, names in _chain_names(root):
+        told = [(item, _field(models[item.value].node, "mode")) for item in names if item.value in models]
+        modes = [(item, mode.value) for item, mode in told if isinstance(mode, Scalar) and isinstance(mode.value, str)]
+        for item, mode in modes[1:]:
+            first, wanted = modes[0]
+            if not fits(mode, wanted):
+                yield item.place.problem(
+                    f"{where}: `{item.text}` is a model for {mode} and `{first.text}` for {wanted}, and no request can "
+                    "be answered by both; remove one, or write an alias for each"
+                )
 
 
 def _twice(root: Fields) -> Iterator[Problem]:

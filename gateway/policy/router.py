@@ -14,7 +14,7 @@ LAST = "the last candidate is tried even so"
 IN = "in"
 RESTS = "rests"
 OUT = "out"
-_FITS = {"chat": ("chat", "responses"), "responses": ("responses", "chat")}  # one is translated into the other
+_TRANSLATED = ("chat", "responses")  # modes of which either can answer a request for the other
 
 
 class Obstacle(NamedTuple):
@@ -181,13 +181,18 @@ def _cost(target: Target) -> float:
     return float("inf") if rates is None else worst_case(1000, 1000, rates)
 
 
+def fits(mode: str, wanted: str) -> bool:
+    """Whether a model of this mode can answer a request for that one."""
+    return mode == wanted or (mode in _TRANSLATED and wanted in _TRANSLATED)
+
+
 def _misfit(route: Route, target: Target, wish: Wish) -> str:
     if target.off:
         return f"backend {target.backend!r} is off: {target.off}"
     if route.local_only and not target.local:
         return f"the route keeps data local, and backend {target.backend!r} is not"
     facts = target.facts
-    if facts.mode is not None and facts.mode not in _FITS.get(wish.mode, (wish.mode,)):
+    if facts.mode is not None and not fits(facts.mode, wish.mode):
         return f"it is a model for {facts.mode}, not for {wish.mode}"
     if _is_too_small(target, wish):
         return f"its context of {facts.context} tokens is too small for about {wish.input_tokens} tokens"

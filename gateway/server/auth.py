@@ -15,6 +15,7 @@ _READ = {
     b"x-gateway-task": "task",
     b"content-length": "length",
     b"content-encoding": "encoding",
+    b"content-type": "content_type",
     b"traceparent": "traceparent",
     b"tracestate": "tracestate",
 }
@@ -30,6 +31,7 @@ class Headers:
     task: bytes | None = None
     length: bytes | None = None
     encoding: bytes | None = None
+    content_type: bytes | None = None
     traceparent: bytes | None = None
     tracestate: bytes | None = None
     forwarded: list[Header] = field(default_factory=list)

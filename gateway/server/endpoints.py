@@ -21,7 +21,7 @@ from gateway.server.errors import (
     send_error,
     wrong_method,
 )
-from gateway.server.relay import relay
+from gateway.server.relay import break_off, relay
 from gateway.server.watch import ClientGone, Watch
 from gateway.telemetry.lines import describe
 from gateway.trip import Trip
@@ -65,7 +65,7 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         proxy = self._proxy
-        trip = proxy.begin(self._ids.next(), scope["method"], scope["path"], "chat")
+        trip = proxy.begin(self._ids.next(), scope["method"], scope["path"], "")
         answer = _Started(send)
         if self._id_header is not None:
             answer.also = (self._id_header, trip.request_id.encode())
@@ -112,7 +112,8 @@ class Completions:
         principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
         limit = runtime.policy.server.max_body
         headers.check_body(limit)
-        request = trip.request = self._parse(await watch.read_body(limit))
+        request = trip.request = self._read(headers, await watch.read_body(limit))
+        trip.operation = request.operation
         exchange = await proxy.handle(
             trip,
             runtime,
@@ -126,6 +127,10 @@ class Completions:
             return await relay(exchange, request, send, watch, trip.request_id)
         finally:
             await exchange.aclose()
+
+    def _read(self, headers: Headers, body: bytes) -> Request:
+        del headers
+        return self._parse(body)
 
     async def _refuse(self, trip: Trip, error: GatewayError, send: "_Started", watch: Watch) -> None:
         watch.stop()
@@ -146,7 +151,7 @@ class Completions:
             await self._refuse(trip, Unavailable(words, code="draining"), send, watch)
             return
         watch.stop()
-        await send({"type": "http.response.body", "body": trip.request.error_event(StreamBroken(words))})
+        await break_off(send, trip.request, StreamBroken(words))
 
     async def _pass(self, trip: Trip, refusal: PassThrough, send: "_Started", watch: Watch) -> str:
         """A backend's own refusal, with its own body."""
@@ -163,6 +168,17 @@ class Completions:
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
+
+
+class Uploads(Completions):
+    """The same for a request that comes as a form: `parse_form` reads the body by its content type."""
+
+    def __init__(self, proxy: Proxy, ids: RequestIds, *, parse_form: Callable[[bytes, bytes], Request]) -> None:
+        super().__init__(proxy, ids, parse=lambda body: parse_form(body, b""))
+        self._parse_form = parse_form
+
+    def _read(self, headers: Headers, body: bytes) -> Request:
+        return self._parse_form(body, headers.content_type or b"")
 
 
 class Shortcut:

@@ -18,15 +18,22 @@ async def relay(exchange: Exchange, request: Request, send: Send, watch: Watch, 
     first = await exchange.read()
     headers = [*exchange.headers, (b"cache-control", b"no-cache"), (b"x-request-id", request_id.encode())]
     await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
-    outcome = "ok"
     try:
         data = first
         while not exchange.ended:
             await send({"type": "http.response.body", "body": data, "more_body": True})
             data = await exchange.read()
     except StreamBroken as error:
-        outcome = "interrupted"
-        data = request.error_event(error)
+        watch.stop()
+        await break_off(send, request, error)
+        return "interrupted"
     watch.stop()
     await send({"type": "http.response.body", "body": data})
-    return outcome
+    return "ok"
+
+
+async def break_off(send: Send, request: Request, error: StreamBroken) -> None:
+    """End what cannot be finished with its error; what has no room for one stays without its end, and is cut."""
+    last = request.error_event(error)
+    if last:
+        await send({"type": "http.response.body", "body": last})

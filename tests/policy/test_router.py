@@ -124,6 +124,15 @@ def test_who_fits_is_in(facts: Facts) -> None:
     assert planned(chained(facts={"a": facts}), Wish("fast", input_tokens=5000)).candidates[0].verdict is IN
 
 
+@pytest.mark.parametrize("mode", ["completion", "embedding", "moderation", "image", "audio"])
+def test_every_kind_of_request_has_its_own_models(mode: str) -> None:
+    """A model of unknown mode may be asked for anything; a known one only for what it is."""
+    wish = Wish("fast", mode=mode)
+    assert planned(chained(facts={"a": Facts(mode=mode), "b": Facts(mode=None)}), wish).candidates[0].verdict is IN
+    left_out = planned(chained(facts={"a": Facts(mode="chat")}), wish).candidates[0]
+    assert (left_out.verdict, left_out.reason) == (OUT, f"it is a model for chat, not for {mode}")
+
+
 def test_a_backend_that_rests_is_passed_over() -> None:
     """With the reason and for how long; what surely answers then may be waited for."""
     found = planned(chained(), a=Doing(BREAKER), b=Doing(LIMITED))
