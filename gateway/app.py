@@ -27,13 +27,7 @@ from gateway.budget.stores import shown
 from gateway.formats.chat import parse_chat
 from gateway.formats.embeddings import parse_embeddings
 from gateway.formats.images import parse_images
-from gateway.formats.embeddings import parse_embeddings
-from gateway.formats.images import parse_images
 from gateway.formats.messages import error_body, parse_messages
-from gateway.formats.moderations import parse_moderations
-from gateway.formats.speech import parse_speech
-from gateway.formats.text_completions import parse_completions
-from gateway.formats.transcriptions import parse_transcriptions, parse_translations
 from gateway.formats.moderations import parse_moderations
 from gateway.formats.speech import parse_speech
 from gateway.formats.text_completions import parse_completions
@@ -105,19 +99,11 @@ class Gateway:
         models = Models(self.proxy, ids, created=int(time.time()))
         chat = Completions(self.proxy, ids, parse=parse_chat)
         embeddings = Completions(self.proxy, ids, parse=parse_embeddings)
-        embeddings = Completions(self.proxy, ids, parse=parse_embeddings)
         messages = Completions(self.proxy, ids, parse=parse_messages, render=error_body, id_header=b"request-id")
         router = Router(
             [
                 Route("/v1/chat/completions", chat),
                 Route("/v1/messages", messages),
-                Route("/v1/embeddings", embeddings),
-                Route("/v1/completions", Completions(self.proxy, ids, parse=parse_completions)),
-                Route("/v1/moderations", Completions(self.proxy, ids, parse=parse_moderations)),
-                Route("/v1/images/generations", Completions(self.proxy, ids, parse=parse_images)),
-                Route("/v1/audio/speech", Completions(self.proxy, ids, parse=parse_speech)),
-                Route("/v1/audio/transcriptions", Uploads(self.proxy, ids, parse_form=parse_transcriptions)),
-                Route("/v1/audio/translations", Uploads(self.proxy, ids, parse_form=parse_translations)),
                 Route("/v1/embeddings", embeddings),
                 Route("/v1/completions", Completions(self.proxy, ids, parse=parse_completions)),
                 Route("/v1/moderations", Completions(self.proxy, ids, parse=parse_moderations)),
@@ -136,7 +122,9 @@ class Gateway:
             redirect_slashes=False,
             lifespan=self._lifespan,
         )
-        self.app: ASGIApp = Shortcut({"/v1/chat/completions": chat, "/v1/embeddings": embeddings, "/v1/messages": messages}, router)
+        self.app: ASGIApp = Shortcut(
+            {"/v1/chat/completions": chat, "/v1/embeddings": embeddings, "/v1/messages": messages}, router
+        )
 
     def reload(self) -> bool:
         """Read the policies again and put them in force as a whole; a bad file changes nothing and is reported."""
