@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class _Supervisor:
         self._pids: dict[int, float] = {}
         self._ending = False
         self._failed = False
+        self._alive, self._mine = os.pipe()  # nothing is written: the end of it tells the workers of its own
         self._metrics = Path(tempfile.mkdtemp(prefix="gateway-metrics-"))
 
     def run(self) -> int:
@@ -66,6 +68,8 @@ class _Supervisor:
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
+            os.close(self._mine)
+            threading.Thread(target=self._end_with_supervisor, name="supervisor's end", daemon=True).start()
 
             def ready() -> None:
                 if told is not None:
@@ -82,6 +86,12 @@ class _Supervisor:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+
+    def _end_with_supervisor(self) -> None:
+        """A worker that nobody watches would hold the port and go on spending, unknown to whoever starts the next."""
+        while os.read(self._alive, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch(self) -> None:
         while self._pids:
