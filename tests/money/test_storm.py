@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from gateway.budget.store import Standing, Store
-from tests.budget.valkey import valkey_url
 from tests.faults import FaultUpstream
 from tests.money.books import NANO, account, opened, recorded, settled
 from tests.money.clients import post
+from tests.money.valkey_server import valkey
 from tests.money.workers import workers_of
 from tests.support import ask, key_policy, serve
 
@@ -152,7 +152,8 @@ async def test_storm_over_two_gateways_on_one_valkey(tmp_path: Path, size: Size)
     """Two gateways that know of each other only through Valkey, one of them with two workers."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    with valkey_url() as url:
+    with valkey(tmp_path, keeps=False) as server:
+        url = server.url
         async with FaultUpstream(keep_log=False) as upstream:
             terms = policies(upstream, size.dollars)
             with (
@@ -177,7 +178,9 @@ async def test_storm_over_two_gateways_on_one_valkey(tmp_path: Path, size: Size)
 async def test_storm_with_a_worker_that_is_killed(tmp_path: Path, size: Size, kind: str) -> None:
     """What a killed worker had drawn is in doubt, which counts as spent; the supervisor puts another in its place."""
     with contextlib.ExitStack() as stack:
-        url = f"sqlite:///{tmp_path}/storm.db" if kind == "sqlite" else stack.enter_context(valkey_url())
+        url = f"sqlite:///{tmp_path}/storm.db"
+        if kind == "valkey":
+            url = stack.enter_context(valkey(tmp_path, keeps=False)).url
         async with FaultUpstream(keep_log=False) as upstream:
             terms = policies(upstream, size.dollars)
             served = stack.enter_context(serve(tmp_path, terms, "--workers", "3", "--store", url))
