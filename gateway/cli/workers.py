@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 RESTART_AFTER = 1.0  # seconds: a worker that dies sooner than that after its start is not replaced at once
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDED_WELL = (0, -signal.SIGTERM, -signal.SIGINT)  # by the signal itself: it did not listen yet
 Work = Callable[[Path, Callable[[], None]], None]
 
 
@@ -60,14 +62,20 @@ class _Supervisor:
         return True
 
     def _start(self, told: int | None) -> None:
+        # A signal between the fork and what follows it would be lost on the one, and be taken for its own by the other.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid:
             self._pids[pid] = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            if self._ending:
+                self._pass_on(signal.SIGTERM, None)
             return
         status = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(self._mine)
             threading.Thread(target=self._end_with_supervisor, name="supervisor's end", daemon=True).start()
 
@@ -103,7 +111,7 @@ class _Supervisor:
             if started is None:
                 continue
             if self._ending:
-                self._failed |= os.waitstatus_to_exitcode(status) != 0
+                self._failed |= os.waitstatus_to_exitcode(status) not in _ENDED_WELL
                 continue
             if time.monotonic() - started < RESTART_AFTER:
                 time.sleep(RESTART_AFTER)

@@ -65,6 +65,17 @@ def test_no_worker_outlives_its_supervisor(tmp_path: Path, number: signal.Signal
     until(lambda: all(has_ended(pid) for pid in workers))
 
 
+def test_told_to_end_while_a_worker_starts(tmp_path: Path) -> None:
+    """A worker that does not listen yet has nothing to drain: it ends at once, and that is no failure."""
+    served = started(tmp_path)
+    before = workers_of(served)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: bool(set(workers_of(served)) - set(before)))
+    served.end()
+    assert served.wait() == 0, served.errors
+    assert served.errors == ""
+
+
 def started(folder: Path) -> Served:
     """A gateway with two workers, to be ended by the test."""
     served = spawn(

@@ -158,11 +158,11 @@ async def test_allowed_while_the_store_is_down(tmp_path: Path) -> None:
             with serve(tmp_path, terms, "--workers", "2", "--store", server.url) as served:
                 async with under_load(served, "hard", "free") as load:
                     server.send(signal.SIGSTOP)
-                    await load.until("hard", "200", 200)
+                    await load.until("hard", "200", 100)
                     server.send(signal.SIGCONT)
                     await load.until("hard", "200")
                     server.kill()
-                    await load.until("hard", "200", 200)
+                    await load.until("hard", "200", 100)
                     server.start()
                     await load.until("hard", "200")
                 await assert_books_are_right(server.url, upstream)
