@@ -161,6 +161,7 @@ def _chat(doc: Mapping[str, Any]) -> Usage:
         audio_input=_count(given, "audio_tokens"),
         audio_output=_count(made, "audio_tokens"),
         rejected_prediction=_count(made, "rejected_prediction_tokens"),
+        cache_write_1h=min(written, _count(given, "cache_write_1h_tokens")),  # our own, for what Anthropic reports
         image_output=_count(made, "image_tokens"),
     )
 
