@@ -13,6 +13,7 @@ from gateway.policy.schema import Backend as BackendSettings
 from gateway.policy.schema import Policy
 from gateway.upstream.backend import Backend, origin_of
 from gateway.upstream.direct import open_wire
+from gateway.upstream.litellm import open_litellm
 from gateway.upstream.simulator import SimulatorWire
 from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Wire
@@ -74,4 +75,6 @@ def _same_backend(name: str, old: Policy, new: Policy) -> bool:
 def _wire(name: str, settings: BackendSettings) -> Wire:
     if settings.provider == "simulator" and settings.simulator is not None:
         return SimulatorWire(name, settings.simulator)
-    return open_wire(origin_of(settings))
+    if settings.provider == "openai":
+        return open_wire(origin_of(settings))
+    return open_litellm(name, settings, open_wire)
