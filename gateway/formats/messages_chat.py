@@ -8,6 +8,7 @@ import orjson
 
 from gateway.errors import InvalidRequest
 from gateway.formats.request import Untranslatable
+from gateway.formats.rewritten import name_of
 from gateway.formats.usage import Usage
 
 _USER_LIMIT = 64  # characters that OpenAI takes as `user`
@@ -117,12 +118,10 @@ def _blocks(said: Mapping[str, Any], *, thinks: bool) -> Iterator[dict[str, Any]
                 yield {"type": "text", "text": part["text"]}
     for place, call in enumerate(said.get("tool_calls") or ()):
         if isinstance(call, dict):
-            function = call.get("function")
-            name = function.get("name") if isinstance(function, dict) else None
             yield {
                 "type": "tool_use",
                 "id": str(call.get("id") or f"toolu_{place}"),
-                "name": str(name or ""),
+                "name": name_of(call),
                 "input": _input(arguments_of(call)),
             }
 

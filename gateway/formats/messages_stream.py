@@ -9,9 +9,10 @@ import orjson
 from gateway.formats.chat_stream import ChatStream
 from gateway.formats.continuation import Continuation
 from gateway.formats.messages_chat import arguments_of, ending, message_id, thought, usage_doc
+from gateway.formats.rewritten import Rewritten, calls_in, name_of
 from gateway.formats.sse import event
 from gateway.formats.tokens import estimate
-from gateway.formats.usage import Usage, parse_usage, usage_of
+from gateway.formats.usage import Usage, usage_of
 
 _STOP = event(b"message_stop", b'{"type":"message_stop"}')
 _KNOWN = {
@@ -34,10 +35,9 @@ class Place:
 class MessageWriter:
     """Writes one message's events: blocks one after another, each opened, filled and closed."""
 
-    __slots__ = ("_blocks", "_calls", "_open", "begun")
+    __slots__ = ("_blocks", "_calls", "_open")
 
     def __init__(self, place: Place | None) -> None:
-        self.begun = place is not None
         self._blocks = place.blocks if place is not None else 0
         self._open = place.open if place is not None else ""
         self._calls: dict[int, int] = {}
@@ -49,7 +49,6 @@ class MessageWriter:
 
     def begin(self, response_id: str, model: str) -> bytes:
         """The message's head; what it consumed is known only at its end."""
-        self.begun = True
         message: dict[str, Any] = {
             "id": message_id(response_id),
             "type": "message",
@@ -77,10 +76,8 @@ class MessageWriter:
         """More of a tool call; `number` is which of them it is."""
         opened = b""
         if number not in self._calls:
-            function = call.get("function")
-            name = function.get("name") if isinstance(function, dict) else None
             call_id = str(call.get("id") or f"toolu_{number}")
-            opened = self._begin("call", {"type": "tool_use", "id": call_id, "name": str(name or ""), "input": {}})
+            opened = self._begin("call", {"type": "tool_use", "id": call_id, "name": name_of(call), "input": {}})
             self._calls[number] = self._blocks - 1
         piece = arguments_of(call)
         if not piece:
@@ -112,24 +109,22 @@ class MessageWriter:
         return event(b"content_block_stop", data)
 
 
-class TranslatedMessages(ChatStream):
+class TranslatedMessages(Rewritten):
     """A stream of chat's chunks, of which the client sees Anthropic's events.
 
-    `stops` are the request's stop sequences, `thinks` whether reasoning is shown, `asked` counts the request's tokens,
-    for a backend that does not.
+    `stops` are the request's stop sequences, `thinks` whether reasoning is shown.
     """
 
-    __slots__ = ("_asked", "_stop", "_stops", "_thinks", "_writer")
+    __slots__ = ("_stop", "_stops", "_thinks", "_writer")
 
     def __init__(
         self, *, stops: Sequence[str], thinks: bool, asked: Callable[[], int], continues: Continuation | None
     ) -> None:
-        super().__init__(hide_usage=False, continues=continues)
+        super().__init__(asked, continues)
         place = continues.place if continues is not None else None
         self._writer = MessageWriter(place if isinstance(place, Place) else None)
         self._stops = stops
         self._thinks = thinks
-        self._asked = asked
         self._stop: tuple[str, str | None] = ("end_turn", None)
 
     @property
@@ -137,38 +132,13 @@ class TranslatedMessages(ChatStream):
         """Where the message stands."""
         return self._writer.place
 
-    def closing(self) -> bytes:
-        """What ends a whole message, with all that it consumed."""
-        used = self.usage or Usage(self._asked(), estimate(self.all_text), estimated=True)
-        if self.continues is not None:
-            used = self.continues.used + used
-        begun = b"" if self._writer.begun else self._writer.begin(self.response_id, self.response_model)
-        return begun + self._writer.end(*self._stop, used)
+    def _begin(self) -> bytes:
+        return self._writer.begin(self.response_id, self.response_model)
 
-    def _show(self, doc: dict[str, Any], data: bytes, out: list[bytes]) -> None:
-        usage = doc.get("usage")
-        if type(usage) is dict:
-            self.usage = parse_usage(usage) or self.usage
-        if self.continues is not None:
-            joined = self.continues.rewrite(doc)
-            if joined is None:
-                return
-            doc = joined
-        choices = doc.get("choices")
-        if not choices or type(choices) is not list:
-            return
-        self._choices_of(doc, choices)
-        if not self._writer.begun:
-            out.append(self._writer.begin(self.response_id, self.response_model))
-        choice = choices[0]
-        if type(choice) is dict and not choice.get("index"):
-            delta = choice.get("delta")
-            if type(delta) is dict:
-                self._write(delta, out)
-            if choice.get("finish_reason"):
-                self._stop = ending(choice, self._stops)
+    def _end(self, used: Usage) -> bytes:
+        return self._writer.end(*self._stop, used)
 
-    def _write(self, delta: Mapping[str, Any], out: list[bytes]) -> None:
+    def _choice(self, choice: Mapping[str, Any], delta: Mapping[str, Any], out: list[bytes]) -> None:
         writer = self._writer
         if self._thinks and (thinking := thought(delta)):
             out.append(writer.thinking(thinking))
@@ -176,12 +146,10 @@ class TranslatedMessages(ChatStream):
             said = delta.get(name)
             if said and type(said) is str:
                 out.append(writer.text(said))
-        calls = delta.get("tool_calls")
-        if calls and type(calls) is list:
-            for place, call in enumerate(calls):
-                if type(call) is dict:
-                    number = call.get("index")
-                    out.append(writer.call(number if type(number) is int else place, call))
+        if delta.get("tool_calls"):
+            out += [writer.call(number, call) for number, call in calls_in(delta)]
+        if choice.get("finish_reason"):
+            self._stop = ending(choice, self._stops)
 
 
 class NativeMessages(ChatStream):
