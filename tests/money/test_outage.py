@@ -172,13 +172,15 @@ async def test_allowed_while_the_store_is_down(tmp_path: Path) -> None:
 
 
 async def test_starting_before_the_store(tmp_path: Path) -> None:
-    """The gateway serves keys without limits at once, and the others when the store has come."""
+    """The gateway serves keys without limits at once, and the others when the store has come; a key may still look."""
     server = Valkey(tmp_path, keeps=True)
     async with FaultUpstream(keep_log=False) as upstream:
         with serve(tmp_path, policies(upstream), "--store", server.url) as served:
             async with under_load(served, "free") as load, asyncio.TaskGroup() as clients:
                 clients.create_task(load.client("hard"))
                 await load.until("hard", "store_unavailable", 3)
+                page = await asyncio.to_thread(served.request, "GET", "/v1/key", key="sk-hard")
+                assert [limit["remaining"] for limit in page.json["limits"]] == [None, None], "nobody knows"
                 server.start()
                 await load.until("hard", "200", 3)
                 load.over = True
