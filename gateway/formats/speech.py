@@ -63,7 +63,8 @@ class SpeechRequest(PassingRequest):
 
     def text(self) -> str:
         """What is read, and how."""
-        return "\n".join([self.doc["input"], str(self.doc.get("instructions") or "")])
+        how = self.doc.get("instructions")
+        return f"{self.doc['input']}\n{how}" if how else str(self.doc["input"])
 
 
 def parse_speech(raw: bytes) -> SpeechRequest:
