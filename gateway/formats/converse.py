@@ -122,8 +122,8 @@ class Events:
         elif kind == "metadata":
             out.usage = usage_from(doc.get("usage"))
             self.end(out)
-        elif kind in STATUS:
-            raise ProviderError(STATUS[kind], str(doc.get("message") or kind), kind)
+        elif kind.endswith("Exception"):
+            raise ProviderError(STATUS.get(kind, 500), str(doc.get("message") or kind), kind)
 
     def end(self, out: Chunks) -> None:
         """The stream has ended."""
