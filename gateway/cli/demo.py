@@ -30,6 +30,7 @@ def demo_policy() -> Policy:
                     "context": 128000,
                     "price": {"input": 0.15, "output": 0.60},
                 },
+                "embedder": {"backend": "steady", "model": "simulated-embedder", "mode": "embedding"},
             },
             "aliases": {
                 "fast": ["flaky-model", "steady-model"],

@@ -1,6 +1,7 @@
 """Through every endpoint but chat the real OpenAI SDK gets exactly what it gets from the backend itself."""
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 import io
@@ -17,7 +18,8 @@ import pytest
 from tests.conformance import media_upstream as up
 from tests.conformance.media_upstream import form, wav
 from tests.conformance.upstream import Got
-from tests.support import Served, key_policy, serve
+from tests.support import Served, key_policy, serve, spawn
+from tests.telemetry.collector import over_http
 
 KEY, NARROW = "sk-media", "sk-narrow"
 MODEL, ALIAS = "up-model", "a-rather-long-alias"
@@ -430,3 +432,45 @@ def test_when_the_client_leaves_its_backend_is_told(upstream: up.MediaUpstream, 
         upstream.until(lambda: len(upstream.got) > before)
         assert not upstream.left.acquire(blocking=False)
     assert upstream.left.acquire(timeout=5)
+
+
+def test_every_endpoint_is_traced_by_its_own_name(upstream: up.MediaUpstream, tmp_path: Path) -> None:
+    """One span for the operation, with its tokens; the names are the conventions' where they have one."""
+    policies = {
+        "server": {"auth": "none"},
+        "backends": {"up": {"base_url": upstream.url, "api_keys": [up.KEY]}},
+        "models": {"m": {"backend": "up", "model": MODEL}},
+    }
+    with over_http() as collector:
+        with serve(tmp_path, policies, env=collector.environ(OTEL_METRICS_EXPORTER="none")) as gateway:
+            for path in EVERY:
+                assert send(gateway, path, "m", key=None).status == 200
+        spans = {span.name: span for span in collector.spans() if "gen_ai.operation.name" in span.attributes}
+    operations = ["embeddings", "text_completion", "moderation", "image_generation", "speech", "transcription"]
+    assert list(spans) == [f"{name} {MODEL}" for name in [*operations, "translation"]]
+    assert [span.attributes["gen_ai.operation.name"] for span in spans.values()] == [*operations, "translation"]
+    assert spans[f"embeddings {MODEL}"].attributes["gen_ai.usage.input_tokens"] == 1
+    assert spans[f"image_generation {MODEL}"].attributes["gen_ai.usage.output_tokens"] == 272
+
+
+def test_the_demo_embeds_and_completes(tmp_path: Path) -> None:
+    """Its simulated backends serve the older and the smaller endpoints as well."""
+    with spawned_demo(tmp_path) as gateway, openai.OpenAI(base_url=gateway.base_url, api_key="demo-key") as client:
+        vectors = client.embeddings.create(model="embedder", input=["one", "two"]).data
+        assert [len(each.embedding) for each in vectors] == [256, 256]
+        assert client.completions.create(model="cheap", prompt="Once", max_tokens=3).usage is not None
+        with pytest.raises(openai.InternalServerError, match="a model for embedding, not for chat"):
+            client.with_options(max_retries=0).chat.completions.create(
+                model="embedder", messages=[{"role": "user", "content": "a"}]
+            )
+
+
+@contextlib.contextmanager
+def spawned_demo(folder: Path) -> Iterator[Served]:
+    """The demo, on a free port."""
+    served = spawn("serve", "--demo", "--port", "0", folder=folder)
+    try:
+        served.until_ready()
+        yield served
+    finally:
+        served.stop()
