@@ -98,7 +98,7 @@ async def client(number: int, ports: Sequence[int], store: Store, told: Told, ki
             continue
         if answer.code == "budget_exceeded":
             assert not answer.should_retry
-            if told.when_exceeded is None:
+            if told.codes["budget_exceeded"] == 1:
                 (told.when_exceeded,) = await store.standings([ACCOUNT])
             return
         if answer.status:  # else its connection broke with the worker that was killed
