@@ -27,7 +27,7 @@ from gateway.budget.stores import shown
 from gateway.formats.chat import parse_chat
 from gateway.formats.embeddings import parse_embeddings
 from gateway.formats.images import parse_images
-from gateway.formats.messages import error_body, parse_messages
+from gateway.formats.messages import error_body, parse_count, parse_messages
 from gateway.formats.moderations import parse_moderations
 from gateway.formats.speech import parse_speech
 from gateway.formats.text_completions import parse_completions
@@ -36,10 +36,12 @@ from gateway.policy.loader import PolicyError
 from gateway.policy.schema import Policy
 from gateway.proxy import Bank, Dice, Proxy
 from gateway.runtime import build_runtime
+from gateway.server.counting import TokenCounts
 from gateway.server.endpoints import Completions, RequestIds, Shortcut, Uploads
 from gateway.server.health import METRICS_TYPE, Nowhere, Page, alive, readiness
 from gateway.server.key import KeyPage
 from gateway.server.models import Models
+from gateway.server.responses import Homes, Responses, StoredResponses
 from gateway.settings import Settings
 from gateway.telemetry.genai_metrics import open_genai_metrics
 from gateway.telemetry.logs import Log
@@ -100,10 +102,16 @@ class Gateway:
         chat = Completions(self.proxy, ids, parse=parse_chat)
         embeddings = Completions(self.proxy, ids, parse=parse_embeddings)
         messages = Completions(self.proxy, ids, parse=parse_messages, render=error_body, id_header=b"request-id")
+        counts = TokenCounts(self.proxy, ids, parse=parse_count, render=error_body, id_header=b"request-id")
+        homes = Homes()
+        responses = Responses(self.proxy, ids, homes)
         router = Router(
             [
                 Route("/v1/chat/completions", chat),
                 Route("/v1/messages", messages),
+                Route("/v1/messages/count_tokens", counts),
+                Route("/v1/responses", responses),
+                Route("/v1/responses/{rest:path}", StoredResponses(self.proxy, ids, homes)),
                 Route("/v1/embeddings", embeddings),
                 Route("/v1/completions", Completions(self.proxy, ids, parse=parse_completions)),
                 Route("/v1/moderations", Completions(self.proxy, ids, parse=parse_moderations)),
@@ -123,7 +131,13 @@ class Gateway:
             lifespan=self._lifespan,
         )
         self.app: ASGIApp = Shortcut(
-            {"/v1/chat/completions": chat, "/v1/embeddings": embeddings, "/v1/messages": messages}, router
+            {
+                "/v1/chat/completions": chat,
+                "/v1/embeddings": embeddings,
+                "/v1/messages": messages,
+                "/v1/responses": responses,
+            },
+            router,
         )
 
     def reload(self) -> bool:

@@ -65,6 +65,15 @@ class Exchange:
         self.ended = self.body is not None
         self.headers = headers(answer)
 
+    @property
+    def origin(self) -> tuple[str, Answer] | None:
+        """The backend's id of the answer, as far as it is known, and what it came from; None once it is closed."""
+        answer = self._answer
+        if answer is None:
+            return None
+        content = answer.content
+        return (content.answer if isinstance(content, Plain) else content.events).response_id, answer
+
     async def read(self) -> bytes:
         """The next bytes of a stream; with `ended`, the last. Raises StreamBroken when it cannot be finished."""
         while True:
@@ -125,6 +134,7 @@ class Exchange:
             model=first.model if first is not None else events.response_model,
             delivered=self._said + said,
             used=used,
+            place=events.place,
         )
         self._admission.go_on(rest)
         try:

@@ -23,7 +23,7 @@ from gateway.runtime import Runtime
 from gateway.telemetry.records import Observer
 from gateway.telemetry.tracing import Tracer
 from gateway.trip import Trip
-from gateway.upstream.dispatch import Answer, Call, PassThrough, Reporter, Walk
+from gateway.upstream.dispatch import Answer, Call, PassThrough, Pin, Reporter, Walk
 from gateway.upstream.retry import HEDGE_FLOOR, HEDGE_SHARE, RetryBudget
 from gateway.upstream.wire import Header
 
@@ -95,6 +95,7 @@ class Proxy:
         *,
         headers: Sequence[Header],
         task: str | None,
+        pin: Pin | None = None,
     ) -> Exchange:
         """Find a backend that answers this request. Raises GatewayError or PassThrough."""
         prompts = request.extent.prompts
@@ -113,7 +114,7 @@ class Proxy:
         )
         walk = trip.walk = Walk(
             way,
-            Call(request, headers, principal.name, principal.priority, trip.trace),
+            Call(request, headers, principal.name, principal.priority, trip.trace, pin),
             backends=runtime.backends,
             slots=runtime.slots,
             gate=admission,

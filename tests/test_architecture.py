@@ -87,6 +87,7 @@ ORDER = (
     "gateway.trip",
     "gateway.exchange",
     "gateway.proxy",
+    "gateway.counting",
     # downstream
     "gateway.dashboard",
     "gateway.dashboard.*",

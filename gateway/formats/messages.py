@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 
@@ -21,6 +21,7 @@ NATIVE = "anthropic"
 _TELLING = tuple(b'"%s"' % name for name in (b"model", b"messages", b"system", b"stream", b"max_tokens"))
 _LEAST_THINKING = 1024  # tokens; a smaller `budget_tokens` is refused
 _UNSIGNED = (b'"signature":""', b'"signature": ""')
+_IMAGE_HEAD = 128 * 1024  # characters of base64 in which a picture's size is looked for
 _PER_MESSAGE = 4  # tokens that the marks around a message come to
 
 
@@ -57,6 +58,8 @@ class MessagesRequest:
         if self._is_native(provider):
             return self._native_body(model, max_output)
         chat = to_chat(self.doc)
+        if not provider.startswith("openai"):
+            chat.pop("user", None)  # some know no such field, and would refuse a request that never had it
         limit = self.max_output if max_output is None else max_output
         if limit is not None:
             chat[output_field] = limit
@@ -116,13 +119,6 @@ class MessagesRequest:
         thinking = self.doc.get("thinking")
         return isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
 
-    def count(self, model: str) -> int:
-        """About how many input tokens it has, pictures included."""
-        pictures = sum(
-            image_tokens(image_size(data[: 128 * 1024]) if data else None, model) for data in _pictures(self.doc)
-        )
-        return estimate(self.text()) + _PER_MESSAGE * len(self.doc["messages"]) + pictures
-
     def _is_native(self, provider: str) -> bool:
         return provider == NATIVE and not self.translated
 
@@ -156,6 +152,29 @@ class MessagesRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class CountRequest(MessagesRequest):
+    """`POST /v1/messages/count_tokens`."""
+
+    def path(self, provider: str) -> bytes:
+        """The path below the backend's base URL."""
+        return b"/v1/messages/count_tokens"
+
+    def read(self, body: bytes, content_type: bytes, provider: str) -> "MessagesAnswer":
+        """The count, passed on as it came. Raises NotAnAnswer."""
+        doc = read_answer(body)
+        if type(doc.get("input_tokens")) is not int:
+            raise NotAnAnswer("an answer without `input_tokens`")
+        return MessagesAnswer(body, {"content": []}, None)
+
+    def count(self, model: str) -> int:
+        """About how many input tokens it has, pictures included."""
+        pictures = sum(
+            image_tokens(image_size(data[:_IMAGE_HEAD]) if data else None, model) for data in _pictures(self.doc)
+        )
+        return estimate(self.text()) + _PER_MESSAGE * len(self.doc["messages"]) + pictures
+
+
+@dataclass(frozen=True, slots=True)
 class MessagesAnswer:
     """A whole message in Anthropic's format; `doc` is what `body` parses to."""
 
@@ -185,14 +204,17 @@ class MessagesAnswer:
         return (reason,) if isinstance(reason, str) else ()
 
 
+R = TypeVar("R", bound=MessagesRequest)
+
+
 def parse_messages(raw: bytes) -> MessagesRequest:
     """Read a request body, or say which field is wrong and what to write instead."""
-    return _parsed(raw, counting=False)
+    return _parsed(raw, MessagesRequest)
 
 
-def parse_count(raw: bytes) -> MessagesRequest:
+def parse_count(raw: bytes) -> CountRequest:
     """The same for `/v1/messages/count_tokens`, which needs no `max_tokens`."""
-    return _parsed(raw, counting=True)
+    return _parsed(raw, CountRequest)
 
 
 def error_body(doc: Mapping[str, Any], request_id: str | None) -> bytes:
@@ -201,10 +223,11 @@ def error_body(doc: Mapping[str, Any], request_id: str | None) -> bytes:
     return orjson.dumps({"type": "error", "error": doc["error"], **more})
 
 
-def _parsed(raw: bytes, *, counting: bool) -> MessagesRequest:
+def _parsed(raw: bytes, kind: type[R]) -> R:
     doc = parse_object(raw)
     model = model_name(doc)
     limit = positive(doc, "max_tokens")
+    counting = kind is CountRequest
     if limit is None and not counting:
         raise InvalidRequest(
             "`max_tokens` is missing; say how many tokens the answer may have at most.",
@@ -213,7 +236,7 @@ def _parsed(raw: bytes, *, counting: bool) -> MessagesRequest:
         )
     _check_messages(doc)
     _check_types(doc)
-    return MessagesRequest(
+    return kind(
         raw=without_repeats(raw, doc, _TELLING),
         doc=doc,
         model=model,

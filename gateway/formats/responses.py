@@ -67,6 +67,8 @@ class ResponsesRequest:
         if self.is_native(provider):
             return self._native_body(model, max_output)
         chat = to_chat(self.doc)
+        if not provider.startswith("openai"):
+            chat.pop("user", None)  # some know no such field, and would refuse a request that never had it
         limit = self.max_output if max_output is None else max_output
         if limit is not None:
             chat[output_field] = limit

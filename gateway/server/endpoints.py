@@ -3,13 +3,18 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import GatewayError, StreamBroken, Unavailable
+from gateway.exchange import Exchange
 from gateway.formats.request import Request
+from gateway.identity.principal import Principal
 from gateway.proxy import Proxy, pass_through_headers
+from gateway.runtime import Runtime
 from gateway.server.auth import Headers, read_headers
 from gateway.server.errors import (
     InternalError,
@@ -25,7 +30,7 @@ from gateway.server.relay import break_off, relay
 from gateway.server.watch import ClientGone, Watch
 from gateway.telemetry.lines import describe
 from gateway.trip import Trip
-from gateway.upstream.dispatch import PassThrough
+from gateway.upstream.dispatch import PassThrough, Pin
 from gateway.upstream.wire import Header
 
 
@@ -41,11 +46,24 @@ class RequestIds:
         return f"{self._prefix}{next(self._count):08x}"
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that has been read: who asks for what, under which policies, and which headers of it go on."""
+
+    runtime: Runtime
+    principal: Principal
+    request: Request
+    headers: Sequence[Header]
+    task: str | None
+
+
 class Completions:
     """`POST` endpoint that carries a request to a backend: a plain ASGI callable.
 
     `parse` reads the body, `render` gives errors their shape. `id_header` is a second name of `x-request-id`.
     """
+
+    _methods: ClassVar[Sequence[str]] = ("POST",)
 
     def __init__(
         self,
@@ -66,15 +84,15 @@ class Completions:
         """Serve one request."""
         proxy = self._proxy
         trip = proxy.begin(self._ids.next(), scope["method"], scope["path"], "")
-        answer = _Started(send)
+        answer = Started(send)
         if self._id_header is not None:
             answer.also = (self._id_header, trip.request_id.encode())
         outcome = "error"
         watch = Watch(receive)
         proxy.running += 1
         try:
-            if scope["method"] != "POST":
-                raise wrong_method(scope["method"], scope["path"], ("POST",))
+            if scope["method"] not in self._methods:
+                raise wrong_method(scope["method"], scope["path"], self._methods)
             proxy.admit_work()
             outcome = await self._serve(trip, read_headers(scope), watch, answer)
         except GatewayError as error:
@@ -105,7 +123,7 @@ class Completions:
             proxy.running -= 1
             trip.finish(outcome)
 
-    async def _serve(self, trip: Trip, headers: Headers, watch: Watch, send: "_Started") -> str:
+    async def _serve(self, trip: Trip, headers: Headers, watch: Watch, send: "Started") -> str:
         proxy = self._proxy
         traced = proxy.trace(trip, headers.traceparent, headers.tracestate)
         runtime = proxy.runtime
@@ -114,25 +132,40 @@ class Completions:
         headers.check_body(limit)
         request = trip.request = self._read(headers, await watch.read_body(limit))
         trip.operation = request.operation
-        exchange = await proxy.handle(
+        asked = Asked(runtime, principal, request, headers.forwarded + traced, headers.task_name())
+        return await self._carry(trip, asked, watch, send)
+
+    async def _carry(self, trip: Trip, asked: "Asked", watch: Watch, send: "Started") -> str:
+        """Carry a request that has been read; how it ended."""
+        exchange = await self._proxy.handle(
             trip,
-            runtime,
-            principal,
-            request,
-            headers=headers.forwarded + traced,
-            task=headers.task_name(),
+            asked.runtime,
+            asked.principal,
+            asked.request,
+            headers=asked.headers,
+            task=asked.task,
+            pin=self._pin(asked),
         )
         try:
             trip.status = exchange.status
-            return await relay(exchange, request, send, watch, trip.request_id)
+            self._answered(asked, exchange)
+            return await relay(exchange, asked.request, send, watch, trip.request_id)
         finally:
             await exchange.aclose()
+
+    def _pin(self, asked: "Asked") -> Pin | None:
+        """Where alone this request can be answered."""
+        del asked
+        return None
+
+    def _answered(self, asked: "Asked", exchange: Exchange) -> None:
+        """An answer has begun."""
 
     def _read(self, headers: Headers, body: bytes) -> Request:
         del headers
         return self._parse(body)
 
-    async def _refuse(self, trip: Trip, error: GatewayError, send: "_Started", watch: Watch) -> None:
+    async def _refuse(self, trip: Trip, error: GatewayError, send: "Started", watch: Watch) -> None:
         watch.stop()
         trip.status, trip.code = error.status, error.code
         if trip.walk is None or not trip.walk.records:
@@ -141,10 +174,10 @@ class Completions:
             return
         headers: list[Header] = self._proxy.failed_labels(trip)
         if error.status == 405:
-            headers.append(allow_header(("POST",)))
+            headers.append(allow_header(self._methods))
         await send_error(send, error, headers, trip.request_id, self._render)
 
-    async def _break_off(self, trip: Trip, send: "_Started", watch: Watch) -> None:
+    async def _break_off(self, trip: Trip, send: "Started", watch: Watch) -> None:
         """The time to drain is over: say so, instead of an answer or at the end of one that has begun."""
         words = "This gateway is shutting down; send the request again."
         if not send.unfinished or trip.request is None:
@@ -153,7 +186,7 @@ class Completions:
         watch.stop()
         await break_off(send, trip.request, StreamBroken(words))
 
-    async def _pass(self, trip: Trip, refusal: PassThrough, send: "_Started", watch: Watch) -> str:
+    async def _pass(self, trip: Trip, refusal: PassThrough, send: "Started", watch: Watch) -> str:
         """A backend's own refusal, with its own body."""
         watch.stop()
         failure = refusal.failure
@@ -194,7 +227,7 @@ class Shortcut:
         await (endpoint or self._router)(scope, receive, send)
 
 
-class _Started:
+class Started:
     """A `send` that knows whether the answer has begun, when it is too late for another status, and is to go on.
 
     `also` is a header that it adds.

@@ -13,6 +13,7 @@ OUTCOMES: Mapping[str, str] = {
     "server_error": "408, 409, 5xx or 529",
     "client_error": "400, 404, 413 or 422: the request itself was refused",
     "context_length": "400: the prompt is too long for the model",
+    "not_here": "400: the earlier response that the request goes on from is not known there",
     "connect_error": "refused, unreachable, unknown host, or no TLS: nothing was sent",
     "read_error": "reset or closed before the first token",
     "timeout": "no first token in time, or longer than `total`",

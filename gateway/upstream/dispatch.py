@@ -23,7 +23,8 @@ from gateway.upstream.wire import Header
 
 CANCELLED = "cancelled"
 _LATER = 0.005  # seconds added to a wait for a backend's rest, since a timer may be early by a millisecond
-_ONE_KEYS = frozenset((Kind.AUTH, Kind.NO_QUOTA, Kind.RATE_LIMITED))  # what says nothing of the other keys
+# what says nothing of the backend's other keys
+_ONE_KEYS = frozenset((Kind.AUTH, Kind.NO_QUOTA, Kind.RATE_LIMITED, Kind.ELSEWHERE))
 
 
 class Skip(Exception):

@@ -6,6 +6,7 @@ failure                                             then
 429 quota or billing, 401, 403                      next; the api key rests
 no token within `first_token`                       next, never the silent one again
 context_length_exceeded                             next with a larger context, else the client sees it
+an earlier response that is not known here          the backend's other api keys, then the next, else the client sees it
 other 400, 404, 413, 422, other 4xx                 the client sees it
 what is not a chat completion                       next
 """
@@ -34,6 +35,7 @@ _NO_ROOM = (
     *("context size", "prompt is too long", "input is too long", "exceeds the maximum number of tokens"),
     "tokens + `max_new_tokens` must be",
 )
+_UNKNOWN_ANSWER = "previous_response_not_found"
 _COME_BACK = re.compile(r"(?:retry|try again) in (?:(\d{1,4})m)?(\d{1,9}(?:\.\d{1,9})?)(ms|s)\b")
 
 
@@ -50,6 +52,7 @@ class Kind(Enum):
     AUTH = "auth"
     TOO_LONG = "context_length"
     CLIENT = "client_error"
+    ELSEWHERE = "not_here"
     INVALID = "invalid_response"
 
 
@@ -71,7 +74,7 @@ class Failure:
     @property
     def passes_through(self) -> bool:
         """Whether the client may see the backend's own answer."""
-        return self.kind in (Kind.CLIENT, Kind.TOO_LONG)
+        return self.kind in (Kind.CLIENT, Kind.TOO_LONG, Kind.ELSEWHERE)
 
 
 def classify(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> Failure:
@@ -91,6 +94,8 @@ def _kind_of(status: int, labels: str, message: str) -> Kind:
         return Kind.NO_QUOTA if _is_about_money(labels, message) else Kind.RATE_LIMITED
     if status in (401, 403, 407):
         return Kind.AUTH
+    if status in (400, 404) and _UNKNOWN_ANSWER in labels:
+        return Kind.ELSEWHERE
     if status in (400, 413, 422):
         if "billing" in labels or message.startswith(_NO_MONEY_400):
             return Kind.NO_QUOTA
