@@ -10,7 +10,8 @@ from gateway.formats.continuation import Continuation
 from gateway.formats.tokens import estimate
 from gateway.formats.usage import Usage
 from gateway.trip import Trip
-from gateway.upstream.dispatch import Answer, PassThrough, Reporter, Walk
+from gateway.upstream.answer import CLIENT_GONE, Answer
+from gateway.upstream.dispatch import PassThrough, Reporter, Walk
 from gateway.upstream.openai import Failed, Plain, Stream
 from gateway.upstream.retry import Failure, Kind
 from gateway.upstream.wire import Header
@@ -98,7 +99,11 @@ class Exchange:
                 if data:
                     return data
                 failure = _why(stream)
-            await self._go_on(answer, stream, failure)
+            try:
+                await self._go_on(answer, stream, failure)
+            except StreamBroken as broken:
+                self._trip.code = broken.code
+                raise
 
     async def aclose(self) -> None:
         """Give everything back, and settle what was used. Idempotent."""
@@ -107,6 +112,8 @@ class Exchange:
             return
         try:
             if isinstance(answer.content, Stream) and not self.ended:
+                if answer.whole:
+                    answer.outcome = CLIENT_GONE
                 await answer.content.overtake()
         finally:
             if isinstance(answer.content, Stream):

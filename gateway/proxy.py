@@ -21,6 +21,7 @@ from gateway.policy.catalog import Route, Target
 from gateway.policy.router import Wish, plan
 from gateway.runtime import Runtime
 from gateway.telemetry.records import Observer
+from gateway.telemetry.traceparent import parse_traceparent
 from gateway.telemetry.tracing import Tracer
 from gateway.trip import Trip
 from gateway.upstream.dispatch import Answer, Call, PassThrough, Pin, Reporter, Walk
@@ -206,6 +207,7 @@ class Proxy:
             if trip.trace is not None:
                 return []
             traceparent = tracer.unsampled(traceparent)
+            tracestate = tracestate if parse_traceparent(traceparent) is not None else None
         state = [(b"tracestate", tracestate)] if tracestate is not None else []
         return [(b"traceparent", traceparent), *state] if traceparent is not None else []
 

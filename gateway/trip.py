@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import orjson
+
 from gateway.admission import Admission
 from gateway.budget.money import cost
 from gateway.budget.recorder import Recorder
@@ -12,9 +14,13 @@ from gateway.formats.request import Request
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
 from gateway.policy.catalog import Target
-from gateway.telemetry.records import Observer, RequestRecord
+from gateway.telemetry import names
+from gateway.telemetry.records import AttemptRecord, Observer, RequestRecord
 from gateway.telemetry.tracing import RequestTrace
+from gateway.upstream.answer import CLIENT_GONE
 from gateway.upstream.dispatch import Walk
+
+REFUSED = "upstream_refused"
 
 
 class Trip:
@@ -132,10 +138,11 @@ class Trip:
         candidate = walk.candidate if walk is not None else None
         target = candidate.target if candidate is not None else None
         route = walk.plan.route if walk is not None else None
-        attempts = tuple(walk.records) if walk is not None else ()
+        attempts = _attempts(walk, outcome) if walk is not None else ()
         waited = self.waited
         for attempt in attempts:
-            waited += attempt.ended - attempt.started + attempt.queued
+            answered = attempt.ended if attempt.first_token is None else attempt.first_token
+            waited += answered - attempt.started + attempt.queued
         return RequestRecord(
             request_id=self.request_id,
             method=self.method,
@@ -168,6 +175,27 @@ class Trip:
             trace_id=self.trace.trace_id.decode() if self.trace is not None else "",
             attempts=attempts,
         )
+
+
+def refusal_code(body: bytes) -> str:
+    """What to call a backend's own refusal: the code in its body if that is a known one, else `upstream_refused`."""
+    try:
+        doc = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return REFUSED
+    error = doc.get("error") if isinstance(doc, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) and code in names.CODES and code else REFUSED
+
+
+def _attempts(walk: Walk[Admission], outcome: str) -> tuple[AttemptRecord, ...]:
+    """Every try as it began. A stream that was left although its client is still there was interrupted."""
+    found = [*walk.records, *walk.unsent]
+    if len(found) > 1:
+        found.sort(key=lambda attempt: attempt.started)
+    if outcome == CLIENT_GONE:
+        return tuple(found)
+    return tuple(replace(each, outcome="interrupted") if each.outcome == CLIENT_GONE else each for each in found)
 
 
 def _usage_record(record: RequestRecord, target: Target, usage: Usage, spent: int | None, outcome: str) -> UsageRecord:

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -89,7 +90,8 @@ def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> 
         raise OSError(
             f"cannot listen on {settings.host} port {settings.port} ({error.strerror}); choose another with --port."
         ) from None
-    greeting = _greeting(settings, policy, listener.getsockname()[1])
+    settings = replace(settings, port=listener.getsockname()[1])
+    greeting = _greeting(settings, policy)
     if settings.workers == 1:
         _work(settings, policy, source, listener, None, lambda: click.echo(greeting))
         return
@@ -137,10 +139,10 @@ async def _managed_keys(store: Store, url: str) -> int:
         await store.close()
 
 
-def _greeting(settings: Settings, policy: Policy, port: int) -> str:
+def _greeting(settings: Settings, policy: Policy) -> str:
     """The one line that says what is served; the demo adds what to paste."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{port}"
+    url = f"http://{host}:{settings.port}"
     where = "the demo's policies" if settings.policies is None else f"policies {settings.policies}"
     on = len(policy.backends) - len(policy.disabled)
     off = "; ".join(f"{name} ({reason})" for name, reason in policy.disabled.items())
@@ -153,4 +155,4 @@ def _greeting(settings: Settings, policy: Policy, port: int) -> str:
         return line
     from gateway.cli.demo import how_to_try  # noqa: PLC0415
 
-    return line + "\n" + how_to_try(f"http://{'127.0.0.1' if settings.host == '0.0.0.0' else host}:{port}/v1")  # noqa: S104
+    return line + "\n" + how_to_try(f"http://{'127.0.0.1' if settings.host == '0.0.0.0' else host}:{settings.port}/v1")  # noqa: S104

@@ -29,7 +29,7 @@ from gateway.server.errors import (
 from gateway.server.relay import break_off, relay
 from gateway.server.watch import ClientGone, Watch
 from gateway.telemetry.lines import describe
-from gateway.trip import Trip
+from gateway.trip import Trip, refusal_code
 from gateway.upstream.dispatch import PassThrough, Pin
 from gateway.upstream.wire import Header
 
@@ -184,13 +184,15 @@ class Completions:
             await self._refuse(trip, Unavailable(words, code="draining"), send, watch)
             return
         watch.stop()
-        await break_off(send, trip.request, StreamBroken(words))
+        broken = StreamBroken(words)
+        trip.code = broken.code
+        await break_off(send, trip.request, broken)
 
     async def _pass(self, trip: Trip, refusal: PassThrough, send: "Started", watch: Watch) -> str:
         """A backend's own refusal, with its own body."""
         watch.stop()
         failure = refusal.failure
-        trip.status, trip.code = failure.status or 400, "upstream_refused"
+        trip.status, trip.code = failure.status or 400, refusal_code(failure.body)
         headers = [*pass_through_headers(refusal), *self._proxy.failed_labels(trip)]
         body = refusal_body(failure.body, trip.request_id, self._render)
         await send_body(send, trip.status, headers, body, trip.request_id)

@@ -9,7 +9,10 @@ import orjson
 def input_json(messages: Iterable[Mapping[str, Any]]) -> str:
     """`gen_ai.input.messages` from messages in OpenAI's shape: a list of `{role, parts}`. Images are only named."""
     told = [{"role": message.get("role", "user"), "parts": list(_parts(message))} for message in messages]
-    return orjson.dumps(told, default=str).decode()
+    try:
+        return orjson.dumps(told).decode()
+    except orjson.JSONEncodeError:  # one level deeper than what came, which is too deep
+        return orjson.dumps([{"role": "user", "parts": []} for _ in told]).decode()
 
 
 def output_json(text: str, finish_reasons: tuple[str, ...]) -> str:
@@ -20,7 +23,8 @@ def output_json(text: str, finish_reasons: tuple[str, ...]) -> str:
 
 
 def _parts(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    content = message.get("content")
+    """What a client sent may have any shape; what is not of OpenAI's is left out."""
+    content, calls = message.get("content"), message.get("tool_calls")
     if message.get("role") == "tool":
         yield {"type": "tool_call_response", "id": message.get("tool_call_id"), "response": content}
     elif isinstance(content, str):
@@ -29,8 +33,10 @@ def _parts(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for part in content:
             if isinstance(part, Mapping):
                 yield {"type": "text", "content": part["text"]} if "text" in part else {"type": str(part.get("type"))}
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") or {}
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping):
+            continue
         yield {
             "type": "tool_call",
             "id": call.get("id"),

@@ -76,13 +76,13 @@ class GenAiMetrics:
         attempts = record.attempts
         if not attempts:
             return
-        last = attempts[-1]
+        last = record.telling
         error = "" if record.outcome == "ok" else record.code or record.outcome
         told = (record.operation, record.provider, last.model, last.server_address, last.server_port, error)
         found = self._sets.get(told)
         if found is None:
             found = self._adopt(told)
-        began = attempts[0].started
+        began = min(attempt.started - attempt.queued for attempt in attempts)
         found.duration.record(record.ended - began)
         if record.stream and record.first_token is not None:
             found.first_chunk.record(record.first_token - began)

@@ -112,7 +112,10 @@ class Log:
 
 
 class LibraryHandler(logging.Handler):
-    """Tells the log what libraries say at level WARNING and above, in one line and without tracebacks."""
+    """Tells the log what libraries say at level WARNING and above, in one line and without tracebacks.
+
+    Only a message's first line is told: in those after it asyncio shows the objects that a failure met.
+    """
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -120,7 +123,10 @@ class LibraryHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the event `library`."""
-        self._log.event("library", logger=record.name, message=record.getMessage()[: lines.MAX_TEXT])
+        failure = record.exc_info[1] if record.exc_info else None
+        told = lines.describe(failure) if failure is not None else {}
+        message = record.getMessage().partition("\n")[0][: lines.MAX_TEXT]
+        self._log.event("library", logger=record.name, message=message, **told)
 
 
 class _Writer:

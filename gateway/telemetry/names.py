@@ -58,6 +58,7 @@ CODES = frozenset(
         "budget_exceeded",
         "budget_held",
         "upstream_error",
+        "upstream_refused",
         "upstream_auth",
         "upstream_invalid_response",
         "upstream_timeout",
@@ -457,7 +458,12 @@ LOG_EVENTS = (
         "export_trouble", "error", "Traces or metrics are not taken by the collector.", ("signal", "detail", "dropped")
     ),
     LogEvent("export_recovered", "info", "The collector takes them again.", ("signal", "dropped")),
-    LogEvent("library", "warning", "A message of a library at level warning or above.", ("logger", "message")),
+    LogEvent(
+        "library",
+        "warning",
+        "A message of a library at level warning or above; of a failure its type and place.",
+        ("logger", "message", "error", "where"),
+    ),
 )
 
 REQUEST_LINE: Mapping[str, str] = {

@@ -82,6 +82,12 @@ class RequestRecord:
     output_text: str | None = None
     attempts: tuple[AttemptRecord, ...] = field(default_factory=tuple)
 
+    @property
+    def telling(self) -> AttemptRecord:
+        """The attempt that the client's answer is from, else the last. There must be one."""
+        answered = [one for one in self.attempts if one.first_token is not None and one.outcome != "lost_hedge"]
+        return (answered or self.attempts)[-1]
+
 
 class Observer(Protocol):
     """Whoever wants to know: told once per request, on the request's own task, so it must be quick and never raise."""

@@ -98,9 +98,8 @@ def _genai_span(
     parent_id: bytes,
     at: Callable[[float], int],
 ) -> bytes:
-    attempts = record.attempts
-    last = next((one for one in reversed(attempts) if one.backend == record.backend), attempts[-1])
-    begin = min(attempt.started - attempt.queued for attempt in attempts)
+    last = record.telling
+    begin = min(attempt.started - attempt.queued for attempt in record.attempts)
     parts = [
         _genai_attributes(record.operation, record.provider, last.model, record.stream),
         _routed_attributes(record.route_label, record.task, record.model_label, record.backend),

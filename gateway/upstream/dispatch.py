@@ -14,14 +14,16 @@ from gateway.policy.router import RESTS, Candidate, Dice, Plan
 from gateway.telemetry.records import AttemptRecord
 from gateway.telemetry.tracing import RequestTrace
 from gateway.upstream import openai
+from gateway.upstream.answer import LOST_HEDGE, Answer, Place
 from gateway.upstream.backend import ApiKey, Backend
 from gateway.upstream.breaker import Permit, State
-from gateway.upstream.openai import Failed, Plain, Stream
+from gateway.upstream.openai import Failed
 from gateway.upstream.retry import AGAIN, COUNTED, MAX_WAIT, Failure, Kind, RetryBudget, backoff
 from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Header
 
 CANCELLED = "cancelled"
+_INTERRUPTED = "interrupted"
 _LATER = 0.005  # seconds added to a wait for a backend's rest, since a timer may be early by a millisecond
 # what says nothing of the backend's other keys
 _ONE_KEYS = frozenset((Kind.AUTH, Kind.NO_QUOTA, Kind.RATE_LIMITED, Kind.ELSEWHERE))
@@ -96,7 +98,10 @@ G = TypeVar("G", bound=Gate)
 
 
 class Walk(Generic[G]):
-    """One request's way along its plan. `tried` counts candidates, `records` every single try."""
+    """One request's way along its plan. `tried` counts candidates, `records` every single try.
+
+    `unsent` are tries that ended in a backend's queue. The record of a stream is whole once its Answer is closed.
+    """
 
     def __init__(
         self,
@@ -116,6 +121,7 @@ class Walk(Generic[G]):
         self.queue_position = 0
         self.answered = False
         self.records: list[AttemptRecord] = []
+        self.unsent: list[AttemptRecord] = []
         self.candidate: Candidate | None = None
         self._call = call
         self._backends = backends
@@ -134,7 +140,7 @@ class Walk(Generic[G]):
         now = clock()
         self._resting = [(now + each.wait, each) for each in plan.candidates if each.wait is not None]
 
-    async def run(self) -> "Answer":
+    async def run(self) -> Answer:
         """The first answer that a candidate gives.
 
         Raises PassThrough with a backend's own refusal, or a GatewayError when every candidate failed.
@@ -162,18 +168,22 @@ class Walk(Generic[G]):
             if not await self._wait_for_one():
                 raise self._verdict()
 
-    async def go_on(self, request: Request, continuation: Continuation) -> "Answer":
+    async def go_on(self, request: Request, continuation: Continuation) -> Answer:
         """Continue a stream that was cut: at a later candidate whose model takes the assistant's beginning."""
         self._call = replace(self._call, request=request)
         self._continuation = continuation
-        self._pending = deque(candidate for candidate in self._pending if candidate.target.facts.prefill)
+        able = (candidate for candidate in self._pending if candidate.target.facts.prefill)
+        self._pending = deque(
+            replace(each, reason=f"{each.reason}; goes on with a stream that was cut") for each in able
+        )
         self._resting.clear()
         self._failure = self._error = None
         return await self.run()
 
-    def broke(self, answer: "Answer", failure: Failure) -> None:
+    def broke(self, answer: Answer, failure: Failure) -> None:
         """The stream of this answer failed after it had begun."""
         answer.whole = False
+        answer.outcome = failure.kind.value if failure.kind is Kind.STALLED else _INTERRUPTED
         self._count(answer.backend, answer.permit, failure, self._clock())
 
     @property
@@ -213,7 +223,7 @@ class Walk(Generic[G]):
         tries = sum(record.backend == backend.name for record in self.records)
         return tries < len(backend.keys) and backend.obstacle(now) is None
 
-    async def _race(self, candidate: Candidate, hedges: RetryBudget) -> "Answer":
+    async def _race(self, candidate: Candidate, hedges: RetryBudget) -> Answer:
         """Try a candidate, and the next one beside it when no token came in time; the first token wins."""
         hedges.request(self._clock())
         first = asyncio.create_task(self._try(candidate, self.gate, last=False))
@@ -222,7 +232,8 @@ class Walk(Generic[G]):
             await asyncio.wait(racing, timeout=self._hedge_after(candidate))
             if not first.done() and self._may_hedge() and hedges.retry(self._clock()):
                 gates.append(self.gate.rival())
-                racing.append(asyncio.create_task(self._try(self._pending.popleft(), gates[1], last=False)))
+                rival = replace(self._pending.popleft(), reason=f"hedge: {candidate.target.backend} was slow")
+                racing.append(asyncio.create_task(self._try(rival, gates[1], last=False)))
             winner = await _first_answer(racing)
         except BaseException:
             for task in racing:
@@ -233,6 +244,7 @@ class Walk(Generic[G]):
         for task in racing:
             if task is not winner:
                 await _discard(task)
+        self._note_lost()
         try:
             answer = winner.result()
         except BaseException:
@@ -244,6 +256,12 @@ class Walk(Generic[G]):
         for gate in gates:
             gate.release()
         return answer
+
+    def _note_lost(self) -> None:
+        """What was cancelled while the walk itself goes on has lost against another."""
+        for place, record in enumerate(self.records):
+            if record.outcome == CANCELLED:
+                self.records[place] = replace(record, outcome=LOST_HEDGE)
 
     def _may_hedge(self) -> bool:
         """Whether the next candidate may be asked beside this one: it is not to be troubled for nothing."""
@@ -262,7 +280,7 @@ class Walk(Generic[G]):
             return self._backends[candidate.target.backend].slow_after()
         return hedge.after
 
-    async def _try(self, candidate: Candidate, gate: Gate, *, last: bool) -> "Answer":
+    async def _try(self, candidate: Candidate, gate: Gate, *, last: bool) -> Answer:
         backend = self._backends[candidate.target.backend]
         now = self._clock()
         if not last and not backend.breaker.permits(now):
@@ -278,7 +296,7 @@ class Walk(Generic[G]):
             output = await gate.admit(candidate)
             if slots is not None:
                 if not slots.take_now():
-                    queued = await self._queue(slots)
+                    queued = await self._queue(slots, candidate, backend)
                 taken = True
                 if queued:
                     self._let_rest(candidate, backend, now + queued)
@@ -302,12 +320,22 @@ class Walk(Generic[G]):
                     slots.release()
         return answer
 
-    async def _queue(self, slots: Slots) -> float:
+    async def _queue(self, slots: Slots, candidate: Candidate, backend: Backend) -> float:
         """Wait for a slot; for how many seconds."""
         began = self._clock()
         self.queue_position = slots.waiting + 1
-        self.queue_position = await slots.take(self._call.key, self._call.priority)
-        return self._clock() - began
+        outcome = CANCELLED
+        try:
+            self.queue_position = await slots.take(self._call.key, self._call.priority)
+            outcome = ""
+        except Unavailable as turned_away:
+            outcome = turned_away.code
+            raise
+        finally:
+            queued = self._clock() - began
+            if outcome:
+                self.unsent.append(_unsent(candidate, backend, outcome, began + queued, queued))
+        return queued
 
     def _let_rest(self, candidate: Candidate, backend: Backend, now: float) -> None:
         """Leave a backend alone that has asked for it since the plan was made. Raises Skip."""
@@ -322,7 +350,7 @@ class Walk(Generic[G]):
 
     async def _persist(
         self, candidate: Candidate, backend: Backend, gate: Gate, permit: Permit, output: int | None, queued: float
-    ) -> "Answer":
+    ) -> Answer:
         """Try one candidate as often as its failures and the backend's retry budget allow."""
         body = self._call.request.encode(
             candidate.target.model,
@@ -372,7 +400,7 @@ class Walk(Generic[G]):
         body: bytes,
         resend: int,
         queued: float,
-    ) -> "Answer":
+    ) -> Answer:
         call = self._call
         request = call.request
         clock = self._clock
@@ -429,18 +457,23 @@ class Walk(Generic[G]):
         backend.answered(ended - started, ended)
         if permit.probe and backend.breaker.succeeded(permit, self.plan.route.breaker):
             self._report.event("breaker_closed", backend=backend.name)
-        return Answer(answer, candidate, backend, permit, key)
+        return Answer(answer, candidate, backend, permit, key, Place(self.records, len(self.records) - 1, clock))
 
     def _note(self, backend: Backend, permit: Permit, key: ApiKey, failure: Failure, now: float) -> None:
         """Let the backend's health learn from a failure, and tell the operator what changed."""
+        rested_until = key.rests_until
         backend.rest(failure, key, now)
-        if failure.kind in (Kind.AUTH, Kind.NO_QUOTA):
-            self._report.event("api_key_rests", backend=backend.name, api_key=key.label, reason=key.why)
+        if key.rests_until > rested_until:
+            seconds = round(key.rests_until - now, 1)
+            self._report.event(
+                "api_key_rests", backend=backend.name, api_key=key.label, seconds=seconds, reason=key.why
+            )
         self._count(backend, permit, failure, now)
 
     def _count(self, backend: Backend, permit: Permit, failure: Failure, now: float) -> None:
         if failure.kind in COUNTED and backend.breaker.failed(permit, now, self.plan.route.breaker):
-            self._report.event("breaker_opened", backend=backend.name, reason=failure.detail)
+            seconds = round(backend.breaker.open_until - now, 1)
+            self._report.event("breaker_opened", backend=backend.name, seconds=seconds, reason=failure.detail)
 
     def _verdict(self) -> GatewayError | PassThrough:
         """What the client is told when no candidate answered."""
@@ -461,40 +494,6 @@ class Walk(Generic[G]):
         if failure.kind is Kind.INVALID:
             return UpstreamFailed(message, code="upstream_invalid_response")
         return UpstreamFailed(message, retry_after=failure.retry_after)
-
-
-class Answer:
-    """What a candidate gave, and what must be given back once: the connection, the slot, the count of the busy.
-
-    The breaker counts it as a success when it is closed, unless it broke: a stream that only begins well is none.
-    """
-
-    __slots__ = ("_open", "api_key", "backend", "candidate", "content", "permit", "slots", "whole")
-
-    def __init__(
-        self, content: Plain | Stream, candidate: Candidate, backend: Backend, permit: Permit, api_key: ApiKey
-    ) -> None:
-        self.content = content
-        self.candidate = candidate
-        self.backend = backend
-        self.permit = permit
-        self.api_key = api_key
-        self.slots: Slots | None = None
-        self.whole = True
-        self._open = True
-
-    async def aclose(self) -> None:
-        """Give everything back. Idempotent."""
-        if not self._open:
-            return
-        self._open = False
-        self.backend.busy -= 1
-        if self.whole and not self.permit.probe:
-            self.backend.breaker.succeeded(self.permit)
-        if self.slots is not None:
-            self.slots.release()
-        if isinstance(self.content, Stream):
-            await self.content.aclose()
 
 
 def nothing_available(plan: Plan) -> GatewayError:
@@ -521,6 +520,20 @@ def _pinned(candidates: list[Candidate], pin: Pin | None) -> list[Candidate]:
     return [candidate for candidate in candidates if candidate.target.backend == pin.backend] or candidates
 
 
+def _unsent(candidate: Candidate, backend: Backend, outcome: str, now: float, queued: float) -> AttemptRecord:
+    return AttemptRecord(
+        backend=backend.name,
+        model=candidate.target.model,
+        started=now,
+        ended=now,
+        outcome=outcome,
+        reason=candidate.reason,
+        queued=queued,
+        server_address=backend.host,
+        server_port=backend.port,
+    )
+
+
 def _left_alone(backend: Backend) -> Skip:
     return Skip(Unavailable(f"The breaker of backend {backend.name!r} is open."))
 
@@ -545,4 +558,6 @@ async def _discard(task: asyncio.Task[Answer]) -> None:
     task.cancel()
     await asyncio.wait({task})
     if _gave_answer(task):
-        await task.result().aclose()
+        answer = task.result()
+        answer.outcome = LOST_HEDGE
+        await answer.aclose()

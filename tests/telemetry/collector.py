@@ -131,8 +131,10 @@ def over_grpc() -> Iterator[Collector]:
         metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics(), server)  # type: ignore[no-untyped-call]
         collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
-        yield collector
-        server.stop(None).wait()
+        try:
+            yield collector
+        finally:
+            server.stop(None).wait()
 
 
 @contextmanager
@@ -165,7 +167,9 @@ def over_http() -> Iterator[Collector]:
     collector.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield collector
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield collector
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,6 +1,10 @@
 """Captured content: OpenAI's messages in the conventions' shape."""
 
+from typing import Any
+
 import orjson
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.telemetry.content import input_json, output_json
 
@@ -30,6 +34,33 @@ def test_messages_of_every_kind() -> None:
         {"role": "assistant", "parts": [{"type": "tool_call", "id": "c1", "name": "look", "arguments": "{}"}]},
         {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c1", "response": "seen"}]},
     ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(("role", "content", "tool_calls", "tool_call_id", "function", "text", "type", "id"))
+SHAPED = st.recursive(
+    JSON, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4), max_leaves=12
+)
+
+
+@given(st.lists(st.dictionaries(FIELDS, SHAPED | st.sampled_from(("tool", "user")), max_size=5), max_size=3))
+def test_messages_of_any_shape(messages: list[dict[str, Any]]) -> None:
+    """Whatever a client sends becomes one entry a message: an answer that is over must not fail for it."""
+    assert len(orjson.loads(input_json(messages))) == len(messages)
+
+
+def test_messages_nested_as_deeply_as_a_body_may_be() -> None:
+    """What can be read can be told, if only that it was there."""
+    content: Any = 1
+    for _ in range(251):
+        content = [content]
+    message = {"role": "tool", "content": content}
+    assert orjson.dumps({"messages": [message]})
+    assert orjson.loads(input_json([message])) == [{"role": "user", "parts": []}]
 
 
 def test_an_answer() -> None:
