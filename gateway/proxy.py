@@ -24,7 +24,8 @@ from gateway.telemetry.records import Observer
 from gateway.telemetry.traceparent import parse_traceparent
 from gateway.telemetry.tracing import Tracer
 from gateway.trip import Trip
-from gateway.upstream.dispatch import Answer, Call, PassThrough, Pin, Reporter, Walk
+from gateway.upstream.answer import Answer
+from gateway.upstream.dispatch import Call, PassThrough, Pin, Reporter, Walk
 from gateway.upstream.retry import HEDGE_FLOOR, HEDGE_SHARE, RetryBudget
 from gateway.upstream.wire import Header
 
@@ -206,8 +207,8 @@ class Proxy:
             trip.captures_content = tracer.captures_content
             if trip.trace is not None:
                 return []
-            traceparent = tracer.unsampled(traceparent)
             tracestate = tracestate if parse_traceparent(traceparent) is not None else None
+            traceparent = tracer.unsampled(traceparent)
         state = [(b"tracestate", tracestate)] if tracestate is not None else []
         return [(b"traceparent", traceparent), *state] if traceparent is not None else []
 
