@@ -20,6 +20,7 @@ LONGEST = 600
 ORDER = (
     "gateway",
     "gateway.errors",
+    "gateway.values",
     # pure
     "gateway.policy",
     "gateway.policy.schema",
@@ -135,6 +136,7 @@ HOMES = {
 
 PURE = (
     "gateway.errors",
+    "gateway.values",
     "gateway.formats.*",
     "gateway.identity.*",
     "gateway.policy.schema",

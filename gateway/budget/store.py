@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
 from gateway.budget.meter import BUCKETS, Meter, Span
+from gateway.values import value
 
 RECALL = 3.0  # seconds for which a refused draw asks the others to return what they hold idle
 HEADROOM_SHARE = 8  # a draw takes at most this part of what is left beyond its need, so that grants shrink near a limit
@@ -124,7 +125,7 @@ class Reply:
     standings: tuple[Standing, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UsageRecord:
     """One attempt that produced tokens. `at` in epoch seconds, `cost` in nano-dollars, durations in seconds.
 

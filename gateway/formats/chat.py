@@ -1,7 +1,7 @@
 """A chat request as the gateway needs to see it: a few fields read, everything else left in its own bytes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import orjson
@@ -12,6 +12,7 @@ from gateway.formats.continuation import Continuation
 from gateway.formats.request import EVENTS, TEXT, Extent, NotAnAnswer
 from gateway.formats.splice import names_twice, replace_fields, replace_model
 from gateway.formats.usage import Usage, parse_usage
+from gateway.values import value
 
 _OUTPUT_FIELDS = ("max_completion_tokens", "max_tokens")
 _TELLING = tuple(
@@ -22,7 +23,7 @@ MAX_MODEL_NAME = 256
 _DEEPEST = 250  # levels; orjson reads more than it writes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatRequest:
     """`POST /v1/chat/completions`, parsed once.
 

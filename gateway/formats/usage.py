@@ -1,13 +1,15 @@
 """What a backend says it consumed: tokens by kind, read from every provider's shape into one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
+
+from gateway.values import value
 
 MAX_COUNT = 10**12  # more tokens than this is nonsense, and would not fit a database's integer once priced
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """Tokens of one attempt. Every later count of tokens is a part of one of the first two, never added to it.
 

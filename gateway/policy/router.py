@@ -1,12 +1,12 @@
 """Chooses, and says why: the candidates for one request, in order. Pure; `gateway explain` prints the same plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from gateway.budget.money import worst_case
 from gateway.identity.principal import Principal
 from gateway.policy.catalog import Catalog, Group, Route, Target
+from gateway.values import value
 
 FIRST = "first in the chain"
 NEXT = "fallback"
@@ -55,7 +55,7 @@ class Dice(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wish:
     """What a request asks for, as far as routing needs it. Sizes in tokens; `input_tokens` is an estimate."""
 
@@ -66,7 +66,7 @@ class Wish:
     mode: str = "chat"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidate:
     """A target with its verdict: `in`, `rests` (in only when nothing else is left) or `out`; and the reason.
 
@@ -79,7 +79,7 @@ class Candidate:
     wait: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Plan:
     """Where a request may go, in order. `rests_for` is how long until the first that rests is back, in seconds.
 

@@ -1,13 +1,14 @@
 """What is known of a request once it is over: the value that metrics, traces, logs and usage are made from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from gateway.formats.usage import Usage
+from gateway.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptRecord:
     """One try at one backend.
 
@@ -33,7 +34,7 @@ class AttemptRecord:
     parent_context: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestRecord:
     """One request of a client, from its head to the last byte of the answer.
 

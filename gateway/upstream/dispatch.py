@@ -21,6 +21,7 @@ from gateway.upstream.openai import Failed
 from gateway.upstream.retry import AGAIN, COUNTED, MAX_WAIT, Failure, Kind, RetryBudget, backoff
 from gateway.upstream.slots import Slots
 from gateway.upstream.wire import Header
+from gateway.values import value
 
 CANCELLED = "cancelled"
 _INTERRUPTED = "interrupted"
@@ -54,7 +55,7 @@ class Pin:
     api_key: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """What is sent upstream: the client's request, and the headers of it that go on. `pin` says where it must go."""
 
