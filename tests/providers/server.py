@@ -3,16 +3,12 @@
 import asyncio
 import contextlib
 import json
-import socket
-import struct
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class Got:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back: one piece whole, several as chunks of a stream; `cut` ends it with a reset."""
+    """What goes back: one piece whole, several as chunks of a stream; `cut` ends it before its end, as a provider that restarts does."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +78,7 @@ def sse(data: Any, event: str | None = None, end: bytes = b"\n\n") -> bytes:
 class Fake:
     """A provider. `log` is every request it was sent, `refusals` what it answered to those it did not take.
 
-    A mood decides how the next request fares: `rate_limited`, `overloaded`, `broken`, `out_of_money`, `cut:3` (reset
+    A mood decides how the next request fares: `rate_limited`, `overloaded`, `broken`, `out_of_money`, `cut:3` (ended
     after three events) or `error:3` (the provider's error inside the stream, after three events).
     """
 
@@ -196,19 +192,9 @@ async def _turn(fake: Fake, reader: asyncio.StreamReader, writer: asyncio.Stream
         await writer.drain()
         await asyncio.sleep(0)
     if answer.cut:
-        await _reset(writer)
+        await writer.drain()
         return False
     if answer.streams:
         writer.write(b"0\r\n\r\n")
     await writer.drain()
     return True
-
-
-async def _reset(writer: asyncio.StreamWriter) -> None:
-    """End with a TCP RST. What was written before may be lost to it, so it goes first."""
-    writer.transport.set_write_buffer_limits(0)
-    await writer.drain()
-    found: socket.socket = writer.get_extra_info("socket")
-    await asyncio.sleep(0.02)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    writer.transport.abort()
