@@ -21,8 +21,10 @@ _TOO_LONG = (
     *("prompt is too long", "input is too long", "context window", "context length", "context limit"),
     *("exceeds the maximum number of tokens", "too many tokens", "input token count"),
 )
+_NO_MONEY = ("insufficient_quota", "insufficient balance", "credit balance")
 _BAD_KEY = ("api_key_invalid", "api key not valid", "api key expired")
 _LONGEST = 2000  # characters
+_NO_CAPACITY = 498  # Groq's own, for a tier that has no room now
 
 
 def openai_error(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> tuple[int, bytes]:
@@ -41,13 +43,18 @@ def openai_error(status: int, headers: Sequence[tuple[bytes, bytes]], body: byte
     named = next((value.decode("latin-1") for name, value in headers if name == b"x-amzn-errortype"), "")
     code = code or named.partition(":")[0]
     lower = message.lower()
+    if status == _NO_CAPACITY:
+        status = 503
     if status == 400 and any(words in lower or words in body.lower().decode("latin-1") for words in _BAD_KEY):
         status = 401
     if status in (400, 413, 422) and any(words in lower for words in _TOO_LONG):
         code = "context_length_exceeded"
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    if status == 429 and any(words in lower or words in _kind(doc) for words in _NO_MONEY):
+        kind = "insufficient_quota"
     fields = {
         "message": message[:_LONGEST] or f"The provider answered with status {status}.",
-        "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
+        "type": kind,
         "param": _param(doc),
         "code": code or None,
     }
@@ -56,8 +63,17 @@ def openai_error(status: int, headers: Sequence[tuple[bytes, bytes]], body: byte
 
 def _param(doc: Any) -> str | None:
     """The field that the error names, where the provider does as OpenAI does."""
+    return _named(doc, "param")
+
+
+def _kind(doc: Any) -> str:
+    """The error's type, likewise."""
+    return _named(doc, "type") or ""
+
+
+def _named(doc: Any, name: str) -> str | None:
     error = doc.get("error") if isinstance(doc, Mapping) else None
-    found = error.get("param") if isinstance(error, Mapping) else None
+    found = error.get(name) if isinstance(error, Mapping) else None
     return found if isinstance(found, str) else None
 
 

@@ -1,7 +1,7 @@
 """What a failure means and what follows from it: again, the next candidate, or the client's own answer. Pure.
 
 failure                                             then
-408 409 5xx 529, reset, refused, DNS                again on the same backend within the retry budget, then the next
+408 409 498 5xx 529, reset, refused, DNS            again on the same backend within the retry budget, then the next
 429 with a short Retry-After                        next; waited for only when nothing else can answer sooner
 429 quota or billing, 401, 403                      next; the api key rests
 no token within `first_token`                       next, never the silent one again
@@ -27,7 +27,7 @@ from gateway.policy.schema import Retry
 MAX_WAIT = 5.0
 MAX_REST = 86_400.0
 KEY_REST = 60.0
-_TRANSIENT = frozenset((408, 409, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
+_TRANSIENT = frozenset((408, 409, 425, 498, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
 _NO_MONEY = ("insufficient_quota", "exceeded_current_quota", "billing", "insufficient balance", "credit")
 _NO_MONEY_400 = ("your credit balance is too low", "you have reached your specified api usage limits")
 _NO_ROOM = (
