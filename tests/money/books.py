@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from gateway.budget.meter import Meter, Scope, span_of, window_of
@@ -13,6 +13,7 @@ from gateway.budget.stores import open_store
 T = TypeVar("T")
 NANO = 10**9
 PATIENCE = 60.0  # seconds for what must come true
+SOON = 5.0  # seconds for a usage record to be written, on a machine however busy
 
 
 def account(scope: Scope, name: str, unit: str, per: str | None) -> Account:
@@ -43,9 +44,14 @@ async def settled(store: Store, of: Account) -> Standing:
         await asyncio.sleep(0.05)
 
 
-async def recorded(store: Store) -> int:
-    """What all usage records come to, in nano-dollars."""
-    return sum(total.cost for total in await store.usage("key", 0.0))
+async def recorded(store: Store, expected: Mapping[str, int], *, patience: float = SOON) -> Mapping[str, int]:
+    """What the usage records of each key come to, in nano-dollars; those of the last moment may still be on their way."""
+    deadline = time.monotonic() + patience
+    while True:
+        totals = {total.name: total.cost for total in await store.usage("key", 0.0)}
+        if totals == expected or time.monotonic() > deadline:
+            return totals
+        await asyncio.sleep(0.05)
 
 
 class Books:

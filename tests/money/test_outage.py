@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults import FaultUpstream
-from tests.money.books import account, opened, settled
+from tests.money.books import account, opened, recorded, settled
 from tests.money.clients import post
 from tests.money.valkey_server import Valkey, valkey
 from tests.money.workers import workers_of
@@ -97,8 +97,8 @@ async def assert_books_are_right(url: str, upstream: FaultUpstream, *, with_reco
         assert standing.in_doubt == 0
         assert standing.spent == produced(upstream, "hard")
         if with_records:
-            totals = {total.name: total.cost for total in await store.usage("key", 0.0)}
-            assert totals == {key: produced(upstream, key) for key in ("free", "hard")}
+            expected = {key: produced(upstream, key) for key in ("free", "hard")}
+            assert await recorded(store, expected) == expected
 
 
 def produced(upstream: FaultUpstream, key: str) -> int:
