@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from gateway.errors import InvalidRequest
-from gateway.formats import anthropic_stream, cohere, converse, gemini, ollama
+from gateway.formats import anthropic_stream, cohere, compatible, converse, gemini, ollama
 from gateway.formats.completion import Label, Reader, Said
 from gateway.formats.foreign import AwsEvents, Framing, JsonLines, Sse, StreamAnswer, Translation, WholeAnswer
 from gateway.formats.mistral import MendedAnswer, MendedStream, to_mistral
@@ -22,6 +22,7 @@ from gateway.upstream.parameters import Sorted, sort
 from gateway.upstream.wire import Header
 
 Reading = Callable[[Label], Translation]
+_TEXTS = frozenset(("text", "refusal", "thinking", "redacted_thinking"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +428,7 @@ class Azure(Dialect):
         headers = [(b"content-type", b"application/json")]
         if ask.key:
             headers.append((b"api-key", ask.key.encode()))
-        return Outgoing(target.encode(), headers, orjson.dumps(body), None)
+        return Outgoing(target.encode(), headers, orjson.dumps(body), _told_again(ask, said), ask.model)
 
     def _known_as(self, model: str) -> str:
         return self._options.get("base_model") or model
@@ -451,16 +452,25 @@ class Compatible(Dialect):
 
     def speak(self, ask: Ask) -> Outgoing:
         """The request."""
+        media = _media(ask.doc["messages"])
         sorted_ = self._sorted(ask)
         said = self._translated(ask, sorted_)
         usage = self.library.known(ask.model).stream_options
         body = _openai_body(ask, said, sorted_, usage=usage)
+        if _media(body["messages"]) < media:
+            raise InvalidRequest(
+                f"The model {ask.model!r} of backend {self._backend!r} takes text only; leave what is not text out.",
+                code="unsupported_value",
+                param="messages",
+            )
         parts = urlsplit(self.library.url(ask.model, self.base, **self._options))
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        return Outgoing(target.encode(), headers_of(said.headers), orjson.dumps(body), self._reading(ask), ask.model)
+        return Outgoing(
+            target.encode(), headers_of(said.headers), orjson.dumps(body), self._reading(ask, said), ask.model
+        )
 
-    def _reading(self, ask: Ask) -> Reading | None:
-        return None
+    def _reading(self, ask: Ask, said: Translated) -> Reading | None:
+        return _told_again(ask, said)
 
 
 class Mistral(Compatible):
@@ -473,13 +483,34 @@ class Mistral(Compatible):
         ask.doc["messages"] = to_mistral(ask.doc["messages"])
         return super().speak(ask)
 
-    def _reading(self, ask: Ask) -> Reading | None:
+    def _reading(self, ask: Ask, said: Translated) -> Reading | None:
         return lambda _: MendedStream() if ask.stream else MendedAnswer()
+
+
+def _comes_whole(said: Translated) -> bool:
+    """Whether the answer must be there before it can be told: a tool in it stands for a schema, or it has no stream."""
+    return said.fake_stream or said.json_tool is not None
+
+
+def _told_again(ask: Ask, said: Translated) -> Reading | None:
+    if not _comes_whole(said) or not (ask.stream or said.json_tool):
+        return None
+    return lambda label: WholeAnswer(
+        lambda doc: compatible.read_answer(doc, json_tool=said.json_tool), label, as_stream=ask.stream
+    )
+
+
+def _media(messages: Any) -> int:
+    """How many parts of messages are not text; what cannot be read as such is for the provider to refuse."""
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return sum(isinstance(part, dict) and part.get("type") not in _TEXTS for part in parts)
 
 
 def _openai_body(ask: Ask, said: Translated, sorted_: Sorted, *, usage: bool) -> dict[str, Any]:
     body = {**said.body, **sorted_.rest}
-    if ask.stream:
+    body.pop("stream", None)
+    if ask.stream and not _comes_whole(said):
         body["stream"] = True
         if usage and ask.doc.get("stream_options"):
             body["stream_options"] = ask.doc["stream_options"]

@@ -30,7 +30,7 @@ class Told:
 
 
 def read(out: bytes) -> Told:
-    """Put the chunks together. Every chunk must be of one answer, and nothing may come after the end."""
+    """Put the chunks together. Every chunk with choices must be of one answer, and nothing may come after the end."""
     told = Told()
     for record in out.split(b"\n\n")[:-1]:
         if record.startswith(b":"):
@@ -47,7 +47,8 @@ def read(out: bytes) -> Told:
             told.malformed += 1
             continue
         _take(doc, told)
-    assert len({(chunk["id"], chunk["model"], chunk["created"]) for chunk in told.chunks}) <= 1
+    with_choices = [chunk for chunk in told.chunks if chunk["choices"]]
+    assert len({(chunk["id"], chunk["model"], chunk["created"]) for chunk in with_choices}) <= 1
     return told
 
 
@@ -56,9 +57,7 @@ def _take(doc: Mapping[str, Any], told: Told) -> None:
         told.error = doc["error"]
         return
     told.chunks.append(doc)
-    assert doc["object"] == "chat.completion.chunk"
-    if not doc["choices"]:
-        told.usage = doc["usage"]
+    told.usage = doc.get("usage") or told.usage
     for choice in doc["choices"]:
         delta = choice["delta"]
         told.roles += delta.get("role") == "assistant"
