@@ -242,8 +242,6 @@ class NativeResponses(ChatStream):
         if type(kind) is not str:
             self.malformed += 1
             return
-        number = doc.get("sequence_number")
-        self._sequence = number + 1 if type(number) is int else self._sequence + 1
         if kind == "response.output_text.delta":
             self._text_delta(doc)
         elif kind in _BEFORE or kind in _ENDS or kind == "response.failed":
@@ -253,6 +251,8 @@ class NativeResponses(ChatStream):
         else:
             self._note(kind, doc)
         if self.error is None:
+            number = doc.get("sequence_number")
+            self._sequence = number + 1 if type(number) is int else self._sequence + 1
             out.append(event(kind.encode() if kind.isprintable() else b"message", data))
 
     def _said(self) -> str:
