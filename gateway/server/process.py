@@ -25,15 +25,17 @@ _LOOK = 0.02
 class Corked:
     """A transport that writes what was said in one turn of the loop in one system call.
 
-    uvicorn writes an answer's head and its body apart, which is 7 to 13 % of a small request's time.
+    uvicorn writes an answer's head and its body apart, which is 7 to 13 % of a small request's time. Nothing leaves
+    before the turn is over, in which the request is counted too: what a client has seen is never lost with the worker.
     """
 
-    __slots__ = ("_loop", "_pieces", "_transport")
+    __slots__ = ("_closing", "_loop", "_pieces", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
+        self._closing = False
 
     def write(self, data: bytes) -> None:
         """Write at the end of this turn."""
@@ -50,7 +52,15 @@ class Corked:
                 self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def close(self) -> None:
-        """Close once everything is written."""
+        """Close at the end of this turn, once everything is written."""
+        self._closing = True
+        self._loop.call_soon(self._flush_and_close)
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or will be."""
+        return self._closing or self._transport.is_closing()
+
+    def _flush_and_close(self) -> None:
         self.flush()
         self._transport.close()
 

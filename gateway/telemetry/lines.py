@@ -1,5 +1,6 @@
 """One line for one request or event: JSON for machines, aligned and coloured for people. Pure."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -13,6 +14,7 @@ from gateway.telemetry.records import AttemptRecord, RequestRecord
 MAX_TEXT = 200  # characters of a name or detail that did not come from the policies
 MAX_ATTEMPTS = 20  # listed in one line
 _LEVELS = {event.name: event.level for event in names.LOG_EVENTS}
+_FRAME = re.compile(r'^ +File "([^"]*)", line (\d+), in (\S+)$', re.MULTILINE)
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 _COLOURS = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -95,6 +97,16 @@ def describe(error: BaseException) -> dict[str, str]:
     Never its message and never a value, for these may hold what a client sent.
     """
     return {"error": type(error).__name__, "where": " < ".join(reversed(_frames(error.__traceback__)[-12:]))}
+
+
+def describe_text(traceback: str) -> dict[str, str]:
+    """The same of a failure that is told as text, as far as it is one: whatever stands after a `:` may be a message."""
+    frames = [f"{path.rpartition('/')[2]}:{line} {name}" for path, line, name in _FRAME.findall(traceback)]
+    ending = next((line for line in traceback.splitlines() if line and not line[0].isspace()), "")
+    kind = ending.partition(":")[0].rpartition(".")[2]
+    if not frames or not kind.isidentifier():
+        return {}
+    return {"error": kind, "where": " < ".join(reversed(frames[-12:]))}
 
 
 def _frames(found: TracebackType | None) -> list[str]:

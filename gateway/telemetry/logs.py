@@ -114,7 +114,8 @@ class Log:
 class LibraryHandler(logging.Handler):
     """Tells the log what libraries say at level WARNING and above, in one line and without tracebacks.
 
-    Only a message's first line is told: in those after it asyncio shows the objects that a failure met.
+    Only a message's first line is told, for those after it show the objects that a failure met (asyncio), or are a
+    traceback (uvicorn).
     """
 
     def __init__(self, log: Log) -> None:
@@ -124,9 +125,9 @@ class LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the event `library`."""
         failure = record.exc_info[1] if record.exc_info else None
-        told = lines.describe(failure) if failure is not None else {}
-        message = record.getMessage().partition("\n")[0][: lines.MAX_TEXT]
-        self._log.event("library", logger=record.name, message=message, **told)
+        message, _, rest = record.getMessage().partition("\n")
+        told = lines.describe(failure) if failure is not None else lines.describe_text(rest)
+        self._log.event("library", logger=record.name, message=message[: lines.MAX_TEXT], **told)
 
 
 class _Writer:

@@ -43,8 +43,13 @@ CODES = frozenset(
     {
         "",
         "invalid_json",
+        "invalid_http",
         "missing_field",
         "invalid_value",
+        "unsupported_parameter",
+        "unsupported_value",
+        "previous_response_not_found",
+        "response_not_found",
         "invalid_api_key",
         "expired_api_key",
         "model_not_allowed",

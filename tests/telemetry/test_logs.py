@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,21 +177,73 @@ def test_libraries_speak_in_one_line(pipe: Pipe) -> None:
     assert "marked" not in str(line)
 
 
+def test_a_traceback_that_a_library_tells_as_text_keeps_its_values_to_itself(pipe: Pipe) -> None:
+    """Type and place are told; a message, of however many lines, is not."""
+    log = Log(pipe.writing)
+    handler = LibraryHandler(log)
+    failures = []
+    for message in ("marked secret", "marked\n  File\nmarked: secret"):
+        try:
+            raise ValueError(message)
+        except ValueError:
+            failures.append(traceback.format_exc())
+    for text in (*failures, "Task exception was never retrieved\nfuture: <Task exception=ValueError('marked')>"):
+        handler.emit(logging.makeLogRecord({"name": "some", "msg": text}))
+    log.close()
+    told = pipe.lines()
+    assert "marked" not in str(told)
+    assert [line.get("error") for line in told] == ["ValueError", "ValueError", None]
+    assert "test_logs.py:" in told[0]["where"]
+    assert told[2]["message"] == "Task exception was never retrieved"
+
+
+_TELLERS = ("event", "_event", "report", "_report")
+
+
 def _told() -> dict[str, set[str]]:
     """Every `….event("name", field=…)` in the sources, with its fields."""
     told: dict[str, set[str]] = {}
     for path in SOURCES.rglob("*.py"):
+        if path.parent.name == "formats":
+            continue  # its events are those of streams
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "event":
-                name = node.args[0] if node.args else None
-                if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                    told.setdefault(name.value, set()).update(word.arg for word in node.keywords if word.arg)
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+                continue
+            name, *more = node.args
+            if node.func.attr in _TELLERS and isinstance(name, ast.Constant) and isinstance(name.value, str):
+                fields = told.setdefault(name.value, set())
+                fields |= {word.arg for word in node.keywords if word.arg}
+                for each in more:
+                    if isinstance(each, ast.Dict):
+                        fields |= {key.value for key in each.keys if isinstance(key, ast.Constant)}  # type: ignore[misc]
     return told
 
 
-def test_every_event_that_is_told_is_registered() -> None:
-    """Names and fields in the sources are those of the registry."""
+def test_every_event_that_is_told_is_registered_and_the_other_way_round() -> None:
+    """Names in the sources are those of the registry; so are fields, but for those that come as `**described`."""
     registered = {event.name: set(event.fields) for event in names.LOG_EVENTS}
-    for name, fields in _told().items():
-        assert name in registered, f"register the event {name!r} in gateway/telemetry/names.py"
-        assert fields <= registered[name], f"register the fields of {name!r}: {fields - registered[name]}"
+    told = _told()
+    assert set(told) == set(registered)
+    for name, fields in told.items():
+        described = {"error", "where"} if name in ("internal_error", "library") else set()
+        assert fields | described == registered[name], name
+
+
+def test_every_code_that_is_told_is_registered() -> None:
+    """An error's code that the registry lacks would be counted as `other`."""
+    told = set()
+    for path in SOURCES.rglob("*.py"):
+        if "simulat" in path.name:
+            continue  # it plays a backend: its codes are a backend's
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
+                told.add(node.value.value)
+            if isinstance(node, ast.ClassDef):
+                told |= {ast.literal_eval(each.value) for each in node.body if _names_a_code(each)}  # type: ignore[attr-defined]
+    assert told - names.CODES - {None} == set()
+    assert {"internal_error", "upstream_error", "queue_full"} <= told
+
+
+def _names_a_code(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [each.id for each in targets if isinstance(each, ast.Name)] == ["default_code"]
