@@ -106,11 +106,11 @@ class StoredResponses(Completions):
         self._homes = homes
 
     async def _serve(self, trip: Trip, headers: Headers, watch: Watch, send: Started) -> str:
-        traced = self._proxy.trace(trip, headers.traceparent, headers.tracestate)
         runtime = self._proxy.runtime
         principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
-        trip.operation = "responses"
         response_id, path = _asked_for(trip)
+        trip.operation, trip.path = "responses", trip.path.replace(response_id, "{id}")
+        traced = self._proxy.trace(trip, headers.traceparent, headers.tracestate)
         body = await watch.read_body(runtime.policy.server.max_body)
         places = self._places(runtime, principal, response_id)
         status, kind, found = await _first_that_knows(

@@ -149,3 +149,28 @@ def test_where_a_backend_is(url: str, host: str, port: int, prefix: bytes) -> No
     assert (one.host, one.port, one.prefix) == (host, port, prefix)
     origin: Any = origin_of(one.settings)
     assert (origin.host, origin.port) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("settings", "speaks"),
+    [
+        ({"base_url": "https://api.openai.com/v1"}, "openai+responses"),
+        ({"base_url": "https://api.openai.com/v1", "options": {"responses": "false"}}, "openai"),
+        ({"base_url": "http://127.0.0.1:8000/v1"}, "openai"),
+        ({"base_url": "http://127.0.0.1:8000/v1", "options": {"responses": "true"}}, "openai+responses"),
+        ({"provider": "anthropic", "options": {"responses": "true"}}, "anthropic"),
+    ],
+)
+def test_who_has_responses(settings: Any, speaks: str) -> None:
+    """OpenAI itself, and who is said to; no provider that is translated."""
+    made = Backend("here", BackendSettings.model_validate(settings), BreakerSettings(), Nowhere())
+    assert made.speaks == speaks
+
+
+def test_a_key_is_found_by_its_label() -> None:
+    """Also while it rests: what is kept under it is nowhere else."""
+    here = backend("here", "sk-1", "sk-2")
+    second = here.keys[1]
+    here.rest(refused(), second, 100.0)
+    assert here.key_labelled("here#2") is second
+    assert here.key_labelled("here#3") is None

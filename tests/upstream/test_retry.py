@@ -53,6 +53,7 @@ REAL = [
     ("OpenAI: context", 400, openai(TOO_LONG, code="context_length_exceeded"), Kind.TOO_LONG),
     ("OpenAI: policy", 400, openai("Your request was rejected", code="content_policy_violation"), Kind.CLIENT),
     ("OpenAI: value", 400, openai("Invalid value: 'x'.", code="invalid_value"), Kind.CLIENT),
+    ("OpenAI: response", 400, openai("Previous response with id 'resp_1' not found.", code="previous_response_not_found"), Kind.ELSEWHERE),
     ("OpenAI: server", 500, openai("The server had an error", type="server_error"), Kind.TRANSIENT),
     ("OpenAI: overloaded", 503, openai("The engine is currently overloaded", type="server_error"), Kind.TRANSIENT),
     ("Azure: rate", 429, openai("Requests have exceeded token rate limit. See aka.ms/oai/quotaincrease", code="429"), Kind.RATE_LIMITED),
