@@ -126,7 +126,7 @@ class Gateway:
                 Route("/readyz", Page(ids, lambda: readiness(self.proxy))),
                 Route("/metrics", Page(ids, self._render_metrics)),
             ],
-            default=Nowhere(ids),
+            default=Nowhere(self.proxy, ids),
             redirect_slashes=False,
             lifespan=self._lifespan,
         )

@@ -8,8 +8,10 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from gateway.proxy import Proxy
+from gateway.server.auth import read_headers
 from gateway.server.endpoints import RequestIds
 from gateway.server.errors import JSON, allow_header, not_found, send_body, send_error, wrong_method
+from gateway.telemetry.names import OTHER
 
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,15 +36,26 @@ class Page:
 
 
 class Nowhere:
-    """Every URL that is not there."""
+    """Every URL that is not there. All are told as one: what a client calls its path is in no log."""
 
-    def __init__(self, ids: RequestIds) -> None:
+    def __init__(self, proxy: Proxy, ids: RequestIds) -> None:
+        self._proxy = proxy
         self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404."""
-        if scope["type"] == "http":
-            await send_error(send, not_found(scope["path"]), [], self._ids.next())
+        if scope["type"] != "http":
+            return
+        error = not_found(scope["path"])
+        trip = self._proxy.begin(self._ids.next(), scope["method"], OTHER, "")
+        trip.status, trip.code = error.status, error.code
+        headers = read_headers(scope)
+        self._proxy.trace(trip, headers.traceparent, headers.tracestate)
+        self._proxy.rejected(error.code)
+        try:
+            await send_error(send, error, [], trip.request_id)
+        finally:
+            trip.finish("error")
 
 
 def alive() -> tuple[int, bytes, bytes]:

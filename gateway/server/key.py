@@ -13,7 +13,7 @@ from gateway.budget.left import described, iso_text
 from gateway.budget.store import Standing, StoreDown
 from gateway.errors import GatewayError
 from gateway.proxy import Proxy
-from gateway.server.auth import read_headers
+from gateway.server.auth import Headers, read_headers
 from gateway.server.endpoints import RequestIds
 from gateway.server.errors import JSON, allow_header, send_body, send_error, wrong_method
 from gateway.trip import Trip
@@ -42,22 +42,25 @@ class KeyPage:
         """Serve one request."""
         trip = self._proxy.begin(self._ids.next(), scope["method"], "/v1/key", "key")
         outcome = "error"
+        headers = read_headers(scope)
+        self._proxy.trace(trip, headers.traceparent, headers.tracestate)
         try:
             if scope["method"] not in ("GET", "HEAD"):
                 raise wrong_method(scope["method"], scope["path"], ("GET",))
-            doc = await self._doc(scope, trip)
+            doc = await self._doc(headers, trip)
             trip.status, outcome = 200, "ok"
             await send_body(send, 200, [JSON], orjson.dumps(doc), trip.request_id, head_only=scope["method"] == "HEAD")
         except GatewayError as error:
             trip.status, trip.code = error.status, error.code
-            headers = [allow_header(("GET",))] if error.status == 405 else []
-            await send_error(send, error, headers, trip.request_id)
+            self._proxy.rejected(error.code)
+            allowed = [allow_header(("GET",))] if error.status == 405 else []
+            await send_error(send, error, allowed, trip.request_id)
         finally:
             trip.finish(outcome)
 
-    async def _doc(self, scope: Scope, trip: Trip) -> Mapping[str, Any]:
+    async def _doc(self, headers: Headers, trip: Trip) -> Mapping[str, Any]:
         runtime = self._proxy.runtime
-        principal = trip.principal = runtime.keyring.identify(read_headers(scope).secret, trip.at)
+        principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
         limits = runtime.terms.own(principal)
         standings: list[Standing | None] = [None] * len(limits)
         with contextlib.suppress(StoreDown):  # then `remaining` is null

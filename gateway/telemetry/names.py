@@ -478,7 +478,7 @@ REQUEST_LINE: Mapping[str, str] = {
     "id": "the answer's `x-request-id`",
     "trace_id": "the trace, when it is sampled",
     "method": "the request's method",
-    "path": "the request's path as the gateway's routes name it",
+    "path": "the request's path as the gateway's routes name it; `other` for a URL that is not there",
     "key": LABELS["key"],
     "team": "the key's team",
     "route": LABELS["route"],
