@@ -159,7 +159,7 @@ class Admission:
         self._terms, self.target = terms, target
         bound = self._input_bound(target) if terms.counts else 0
         if self._fits_at_once(terms, target, bound):
-            return None
+            return self._to_send(terms, target, self.permitted)
         for tries in range(1, _TRIES + 1):
             output = await self._output(terms, target, bound)
             try:
@@ -327,7 +327,11 @@ class Admission:
         return text and refused.limit in terms.counts and self.permitted > min(LEAST_OUTPUT, self.permitted)
 
     def _to_send(self, terms: Terms, target: Target, output: int) -> int | None:
-        """The limit to send: none where the client's own or the model's is no larger than what is held anyway."""
+        """The limit to send, so that nothing is made that the hold does not pay for.
+
+        None where the client's own says it, or the model writes no more by itself. A translated provider must be told a
+        limit, and would be told the bundled list's instead of the policies'.
+        """
         if not self._request.extent.writes or not any(limit.meter.unit != "input_tokens" for limit in terms.counts):
             return None
         own = self._request.max_output
@@ -335,7 +339,7 @@ class Admission:
             self.clamped = output < own
             return output if self.clamped else None
         self.clamped = target.facts.max_output is None or output < target.facts.max_output
-        return output if self.clamped else None
+        return output if self.clamped or target.facts.needs_limit else None
 
     def _refusal(self, refused: Refused) -> GatewayError | Skip:
         error = to_error(refused)

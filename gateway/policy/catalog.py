@@ -27,6 +27,7 @@ class Facts:
     price: str = ""  # the rates as a reader wants them, for usage records
     context: int | None = None
     max_output: int | None = None
+    needs_limit: bool = False  # the provider must be told a limit, and `max_output` stands in the policies
     prefill: bool = False
     mode: str | None = None
 
@@ -178,6 +179,7 @@ class Catalog:
             price=price_note(rates) if rates is not None else "",
             context=model.context or listed.context,
             max_output=model.max_output or listed.max_output,
+            needs_limit=model.max_output is not None and backend.provider not in ("openai", "simulator"),
             prefill=model.prefill,
             mode=model.mode or listed.mode,
         )
