@@ -9,6 +9,7 @@ from gateway.budget.meter import MeterLimit, limits_of
 from gateway.budget.money import affordable_output, format_usd, worst_case
 from gateway.budget.refusal import Refused, to_error
 from gateway.budget.store import StoreDown
+from gateway.budget.tokenizer import Tokenizers
 from gateway.errors import GatewayError, PermissionDenied
 from gateway.formats.request import Request
 from gateway.formats.tokens import upper_bound
@@ -102,6 +103,7 @@ class Admission:
         "_book",
         "_bound",
         "_bound_for",
+        "_counted_for",
         "_degrade",
         "_escrow",
         "_hold",
@@ -110,6 +112,7 @@ class Admission:
         "_principal",
         "_request",
         "_terms",
+        "_tokenizers",
         "clamped",
         "held",
         "held_at",
@@ -121,6 +124,7 @@ class Admission:
         self,
         escrow: Escrow,
         book: TermsBook,
+        tokenizers: Tokenizers,
         principal: Principal,
         request: Request,
         hold_id: str,
@@ -130,6 +134,8 @@ class Admission:
     ) -> None:
         self._escrow = escrow
         self._book = book
+        self._tokenizers = tokenizers
+        self._counted_for: str | None = None
         self._principal = principal
         self._request = request
         self._degrade = degrade
@@ -162,9 +168,15 @@ class Admission:
             return self._to_send(terms, target, self.permitted)
         for tries in range(1, _TRIES + 1):
             output = await self._output(terms, target, bound)
+            if output < most_output(self._request.max_output, target.facts) and await self._sharpen(target, bound):
+                bound = self._bound
+                output = await self._output(terms, target, bound)
             try:
                 await self._take(self._charges(terms, target, bound, output))
             except Refused as refused:
+                if tries < _TRIES and refused.reason != "store_down" and await self._sharpen(target, bound):
+                    bound = self._bound
+                    continue
                 if tries < _TRIES and refused.reason != "store_down" and self._could_lower(terms, refused):
                     continue
                 raise self._refusal(refused) from None
@@ -201,7 +213,14 @@ class Admission:
         """A hold of its own for the same request at a second candidate; as a request it counts once."""
         hold_id = f"{self._hold_id}/hedge"
         return Admission(
-            self._escrow, self._book, self._principal, self._request, hold_id, degrade=self._degrade, parts=1
+            self._escrow,
+            self._book,
+            self._tokenizers,
+            self._principal,
+            self._request,
+            hold_id,
+            degrade=self._degrade,
+            parts=1,
         )
 
     def give_up_unless(self, *, answered: bool) -> None:
@@ -214,6 +233,7 @@ class Admission:
         self._parts += 1
         self._request = rest
         self._bound_for = None
+        self._counted_for = None
 
     def most(self) -> Usage | None:
         """The usage that the hold pays for, for what nobody reported; None where the size does not count."""
@@ -345,6 +365,17 @@ class Admission:
         error = to_error(refused)
         elsewhere = refused.limit.meter.scope in ("backend", "model")
         return Skip(error) if elsewhere or self._degrade else error
+
+    async def _sharpen(self, target: Target, bound: int) -> bool:
+        """Near a limit, count the prompt instead of its bytes; whether that made the bound smaller."""
+        if not bound or self._counted_for == target.model or self._request.extent.input_bound is not None:
+            return False
+        self._counted_for = target.model
+        counted = await self._tokenizers.bound(self._request, target.model)
+        if counted is None or counted >= bound:
+            return False
+        self._bound = counted
+        return True
 
     def _input_bound(self, target: Target) -> int:
         if self._bound_for != target.model:

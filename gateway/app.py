@@ -24,6 +24,7 @@ from gateway.budget.prices import PriceList
 from gateway.budget.recorder import Recorder
 from gateway.budget.store import ManagedKey, Store, StoreDown
 from gateway.budget.stores import shown
+from gateway.budget.tokenizer import Tokenizers
 from gateway.formats.chat import parse_chat
 from gateway.formats.embeddings import parse_embeddings
 from gateway.formats.images import parse_images
@@ -84,7 +85,7 @@ class Gateway:
             on_alert=self._tell_alert,
         )
         self._budgets = BudgetGauges(escrow, metrics.budget)
-        self._bank = Bank(store, escrow, Recorder(store, worker, lost=self._tell_lost))
+        self._bank = Bank(store, escrow, Recorder(store, worker, lost=self._tell_lost), Tokenizers())
         self._tracer = open_tracer(os.environ, log.event)
         self._genai = open_genai_metrics(os.environ, log.event)
         self.proxy = Proxy(

@@ -12,6 +12,7 @@ from gateway.budget.escrow import Escrow
 from gateway.budget.money import format_usd
 from gateway.budget.recorder import Recorder
 from gateway.budget.store import Store
+from gateway.budget.tokenizer import Tokenizers
 from gateway.errors import Unavailable
 from gateway.exchange import Exchange
 from gateway.formats.request import Request
@@ -46,6 +47,7 @@ class Bank:
     store: Store
     escrow: Escrow
     recorder: Recorder
+    tokenizers: Tokenizers
 
 
 class Dice:
@@ -109,6 +111,7 @@ class Proxy:
         admission = trip.admission = Admission(
             self._bank.escrow,
             runtime.terms,
+            self._bank.tokenizers,
             principal,
             request,
             trip.request_id,

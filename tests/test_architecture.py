@@ -129,6 +129,7 @@ HOMES = {
     "redis": ("gateway.budget.redis",),
     "rich": ("gateway.cli",),
     "starlette": ("gateway.server", "gateway.app"),
+    "tiktoken": ("gateway.budget.tokenizer",),
     "uvicorn": ("gateway.server", "gateway.app"),
     "uvloop": ("gateway.server.process",),
     "yaml": ("gateway.policy.positions",),
@@ -392,12 +393,12 @@ def may_put_off(module: str, node: ast.Import | ast.ImportFrom) -> bool:
     if within(module, ("gateway.cli", "gateway.app")):
         return True
     names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-    heavy = ("redis", "grpc", "uvloop", "opentelemetry", "httpx", "cryptography")
+    heavy = ("redis", "grpc", "uvloop", "opentelemetry", "httpx", "cryptography", "tiktoken")
     ours = ("gateway.budget.redis", "gateway.upstream.over_httpx", "gateway.telemetry")
     return all(within(name, (*heavy, *ours)) for name in names)
 
 
-HEAVY = ("litellm", "redis", "grpc", "httpx", "opentelemetry.sdk", "opentelemetry.exporter", "rich")
+HEAVY = ("litellm", "tiktoken", "redis", "grpc", "httpx", "opentelemetry.sdk", "opentelemetry.exporter", "rich")
 POLICIES = """
 server: {auth: none}
 backends: {here: {base_url: http://127.0.0.1:9/v1, local: true}}

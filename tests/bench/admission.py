@@ -13,6 +13,7 @@ from gateway.admission import Admission, TermsBook
 from gateway.budget.escrow import Escrow
 from gateway.budget.meter import MeterLimit
 from gateway.budget.sqlite import SqliteStore
+from gateway.budget.tokenizer import Tokenizers
 from gateway.formats.chat import parse_chat
 from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal, principal_of
@@ -100,7 +101,7 @@ async def _request_time(escrow: Escrow, book: TermsBook, principal: Principal, t
     for _ in range(rounds):
         began = time.perf_counter()
         for _ in range(REQUESTS):
-            admission = Admission(escrow, book, principal, request, "request", degrade=False)
+            admission = Admission(escrow, book, Tokenizers(), principal, request, "request", degrade=False)
             await admission.admit(candidate)
             admission.sending()
             admission.settle(usage, 126_000)
