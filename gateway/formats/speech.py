@@ -37,7 +37,8 @@ class SpeechRequest(PassingRequest):
 
     def read(self, body: bytes, content_type: bytes, provider: str) -> PassingAnswer:
         """A document is no sound. Raises NotAnAnswer."""
-        raise NotAnAnswer(f"{content_type.decode('latin-1') or 'a document'} instead of sound")
+        kind = "JSON" if b"json" in content_type else "HTML" if b"html" in content_type else "a document"
+        raise NotAnAnswer(f"{kind} instead of sound")
 
     def usage_of(self, doc: Mapping[str, Any]) -> Usage | None:
         """What the final event says."""

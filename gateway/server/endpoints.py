@@ -108,8 +108,8 @@ class Completions:
                 raise
             self._uncancel()
             if verdict is None:
-                outcome = "interrupted"
-                await self._break_off(trip, answer, watch)
+                over = Unavailable("This gateway is shutting down; send the request again.", code="draining")
+                outcome = await self._break_off(trip, over, answer, watch)
             elif isinstance(verdict, GatewayError):
                 await self._refuse(trip, verdict, answer, watch)
             else:
@@ -117,7 +117,7 @@ class Completions:
         except Exception as failure:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the reason
             proxy.report.event("internal_error", request_id=trip.request_id, **describe(failure))
             fault = InternalError(f"The gateway failed; its log has the reason under {trip.request_id}.")
-            await self._refuse(trip, fault, answer, watch)
+            outcome = await self._break_off(trip, fault, answer, watch)
         finally:
             watch.stop()
             proxy.running -= 1
@@ -177,14 +177,13 @@ class Completions:
             headers.append(allow_header(self._methods))
         await send_error(send, error, headers, trip.request_id, self._render)
 
-    async def _break_off(self, trip: Trip, send: "Started", watch: Watch) -> None:
-        """The time to drain is over: say so, instead of an answer or at the end of one that has begun."""
-        words = "This gateway is shutting down; send the request again."
+    async def _break_off(self, trip: Trip, error: GatewayError, send: "Started", watch: Watch) -> str:
+        """The gateway itself cannot go on: say so, instead of an answer or at the end of one that has begun."""
         if not send.unfinished or trip.request is None:
-            await self._refuse(trip, Unavailable(words, code="draining"), send, watch)
-            return
+            await self._refuse(trip, error, send, watch)
+            return "error"
         watch.stop()
-        broken = StreamBroken(words)
+        broken = StreamBroken(error.message)
         trip.code = broken.code
         await break_off(send, trip.request, broken)
 

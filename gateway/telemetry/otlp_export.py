@@ -162,9 +162,6 @@ class HttpSender:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise SendFailed(f"{_shown(self._to)}: {type(error).__name__}", again=True) from error
-        except ValueError:  # a header that cannot be sent; the message would show it
-            self.close()
-            raise SendFailed(f"{_shown(self._to)}: OTEL_EXPORTER_OTLP_HEADERS cannot be sent", again=False) from None
         if not 200 <= answer.status < 300:
             raise SendFailed(f"{_shown(self._to)}: status {answer.status}", again=answer.status in _AGAIN)
 
@@ -214,8 +211,6 @@ class GrpcSender:
         except self._error as error:
             code = error.code()
             raise SendFailed(f"{_shown(self._to)}: {code.name}", again=code in self._again) from error
-        except ValueError:  # metadata that cannot be sent; the message would show it
-            raise SendFailed(f"{_shown(self._to)}: OTEL_EXPORTER_OTLP_HEADERS cannot be sent", again=False) from None
 
     def close(self) -> None:
         """Close the channel."""

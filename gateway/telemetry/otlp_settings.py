@@ -3,11 +3,13 @@
 Source: the OpenTelemetry specification, "OTLP Exporter Configuration" and "Environment Variable Specification".
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 GRPC, HTTP = "grpc", "http/protobuf"
+_NAME = re.compile(r"[0-9A-Za-z_.-]+")
 _CAPTURE = frozenset(("true", "span_only", "span_and_event"))
 
 
@@ -64,7 +66,7 @@ def exporting(environ: Mapping[str, str], signal: str) -> Exporting | None:
     return Exporting(
         protocol=protocol,
         endpoint=endpoint,
-        headers=tuple(_pairs(option("HEADERS") or "")),
+        headers=_headers(option("HEADERS") or ""),
         timeout=_number("OTEL_EXPORTER_OTLP_TIMEOUT", option("TIMEOUT") or "10000") / 1000,  # given in milliseconds
         gzip=option("COMPRESSION") == "gzip",
         insecure=endpoint.startswith("http://") or ("://" not in endpoint and _is_true(option("INSECURE"))),
@@ -135,6 +137,17 @@ def _number(name: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise TelemetryMisconfigured(f"{name} is {value!r}; write a number") from None
+
+
+def _headers(listed: str) -> tuple[tuple[str, str], ...]:
+    """What both protocols can send; the message does not quote what may be a token."""
+    found = tuple(_pairs(listed))
+    if all(_NAME.fullmatch(name) and value.isascii() and value.isprintable() for name, value in found):
+        return found
+    raise TelemetryMisconfigured(
+        "OTEL_EXPORTER_OTLP_HEADERS holds a header that cannot be sent; write name=value,name=value, each value "
+        "percent-encoded and of printable ASCII"
+    )
 
 
 def _pairs(listed: str) -> list[tuple[str, str]]:

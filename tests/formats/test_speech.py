@@ -58,5 +58,5 @@ def test_sound_or_events() -> None:
 
 def test_a_document_is_no_sound() -> None:
     """Another candidate may have some."""
-    with pytest.raises(NotAnAnswer, match="text/html"):
+    with pytest.raises(NotAnAnswer, match="HTML"):
         asked().read(b"<html>", b"text/html", "openai")
