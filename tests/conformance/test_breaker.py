@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -189,7 +190,31 @@ class Traffic:
             thread.join(20)
 
 
-def test_a_primary_that_is_down_for_a_while_is_not_noticed(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Outage:
+    """How long the breaker is open at first, and how long the primary is down, in seconds."""
+
+    open: float
+    down: float
+
+    @property
+    def intervals(self) -> list[float]:
+        """For how long the breaker is open each time; in the last of them the primary recovers."""
+        found = [self.open]
+        while sum(found) < self.down:
+            found.append(found[-1] * 2)
+        return found
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [
+        pytest.param(Outage(open=1, down=4.2), id="scaled"),  # probes at about 1 and 3 s, back at 7
+        # probes at about 5, 15 and 35 s, back at 75
+        pytest.param(Outage(open=5, down=60), id="minute", marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
+    ],
+)
+def test_a_primary_that_is_down_for_a_while_is_not_noticed(tmp_path: Path, outage: Outage) -> None:
     """No client sees an error; one probe an interval; the traffic is back within one interval of its recovery."""
     with FaultUpstream.in_thread() as primary, FaultUpstream.in_thread() as second:
         policies = {
@@ -203,27 +228,32 @@ def test_a_primary_that_is_down_for_a_while_is_not_noticed(tmp_path: Path) -> No
             "defaults": {
                 "timeouts": QUICK,
                 "retry": {"attempts": 1, "backoff": "20ms"},
-                "breaker": {"failures": 5, "open": "1s", "successes": 2},
+                "breaker": {"failures": 5, "open": f"{outage.open:g}s", "successes": 2},
             },
         }
+        *probed, last = outage.intervals
         with serve(tmp_path, policies) as gateway, Traffic(Stage(gateway, primary), "steady") as traffic:
             time.sleep(0.5)
             before = len(primary.log)
             assert before > 5
             primary.default = Fault("status_503")
             down = time.monotonic()
-            time.sleep(4.2)  # intervals of 1, 2 and 4 s: probes at about 1 and 3 s
-            tries = [each.at - down for each in primary.log[before:] if each.method == "POST"]
+            time.sleep(outage.down)
+            tries = [each.at - down for each in primary.log[before:]]
             primary.default = Fault()
             recovered = time.monotonic()
-            primary.wait(lambda: any(each.finished_at for each in primary.log if each.at > recovered), timeout=10)
+            primary.wait(lambda: any(each.finished_at for each in primary.log if each.at > recovered), timeout=last + 5)
             back = time.monotonic() - recovered
             time.sleep(0.5)
             after = [each for each in primary.log if each.at > recovered and each.method == "POST"]
+        print(f"{traffic.done} requests; tried at {', '.join(f'{at:.2f}' for at in tries)} s; back after {back:.2f} s")
         assert traffic.failed == []
-        assert traffic.done > 50
-        late = [at for at in tries if at > 0.6]
-        assert len(late) <= 3, f"tried at {tries}"
-        assert len(tries) - len(late) <= 5 + 4 + 3, "five failures, what ran at once, and its retries"
-        assert back < 4 + 1, "longer than the interval that it was in"
+        assert traffic.done > 10 * outage.down
+        first = [at for at in tries if at < 0.6 * outage.open]
+        probes = tries[len(first) :]
+        assert 5 <= len(first) <= 5 + 4 + 3, "five failures, what ran at once, and its retries"
+        assert 1 <= len(probes) <= len(probed), f"tried at {tries}"
+        gaps = [at - earlier for earlier, at in itertools.pairwise([first[0], *probes])]
+        assert all(gap > 0.95 * least for gap, least in zip(gaps, probed, strict=False)), f"tried at {tries}"
+        assert back < last + 1, "longer than the interval that it was in"
         assert len(after) > 5, "the traffic is not back"
