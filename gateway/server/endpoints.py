@@ -186,6 +186,7 @@ class Completions:
         broken = StreamBroken(error.message)
         trip.code = broken.code
         await break_off(send, trip.request, broken)
+        return "interrupted"
 
     async def _pass(self, trip: Trip, refusal: PassThrough, send: "Started", watch: Watch) -> str:
         """A backend's own refusal, with its own body."""
