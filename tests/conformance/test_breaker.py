@@ -249,7 +249,7 @@ def test_a_primary_that_is_down_for_a_while_is_not_noticed(tmp_path: Path, outag
         print(f"{traffic.done} requests; tried at {', '.join(f'{at:.2f}' for at in tries)} s; back after {back:.2f} s")
         assert traffic.failed == []
         assert traffic.done > 10 * outage.down
-        first = [at for at in tries if at < 0.6 * outage.open]
+        first = [at for at in tries if at < 0.45 * outage.open]
         probes = tries[len(first) :]
         assert 5 <= len(first) <= 5 + 4 + 3, "five failures, what ran at once, and its retries"
         assert 1 <= len(probes) <= len(probed), f"tried at {tries}"
