@@ -4,6 +4,7 @@ import gzip
 import http.client
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -18,6 +19,7 @@ _METHODS = {
 }
 _AGAIN = frozenset((429, 502, 503, 504))
 _TRIES = 3
+TELL_AGAIN = 60.0  # seconds between two reports of dropped spans
 _BACKOFF = 0.5  # seconds before the second try; doubles
 
 
@@ -45,7 +47,8 @@ class Batcher:
     """Takes spans without ever waiting, and lets a thread send them in batches.
 
     At most `max_queue` spans wait; what comes beyond is dropped and counted. A batch goes when there are `batch` spans
-    or after `delay` seconds. `report(signal=, detail=, dropped=)` is told, on the thread, when delivery begins to fail.
+    or after `delay` seconds. `report(signal=, detail=, dropped=)` is told, on the thread, when delivery begins to fail,
+    and at most every TELL_AGAIN seconds that spans were dropped because the collector takes them too slowly.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class Batcher:
         self._put = 0  # spans; counted by the loop
         self._taken = 0  # spans; counted by the thread
         self._dropped = 0
+        self._told_dropped = 0
+        self._told_at = -TELL_AGAIN
         self._failing = False
         self._awake = threading.Event()
         self._closing = threading.Event()
@@ -100,8 +105,20 @@ class Batcher:
             self._awake.wait(self._delay)
             self._awake.clear()
             self._send_all()
+            self._tell_dropped()
         self._send_all()
+        self._tell_dropped()
         self._sender.close()
+
+    def _tell_dropped(self) -> None:
+        """Say so when spans found no room although the collector takes what it is sent."""
+        now = time.monotonic()
+        dropped = self._dropped
+        if dropped == self._told_dropped or self._failing or now < self._told_at + TELL_AGAIN:
+            return
+        self._told_dropped, self._told_at = dropped, now
+        detail = "the collector is too slow: sample fewer traces, or raise OTEL_BSP_MAX_QUEUE_SIZE"
+        self._report("export_trouble", signal="traces", detail=detail, dropped=dropped)
 
     def _send_all(self) -> None:
         while self._queue:
@@ -121,6 +138,7 @@ class Batcher:
                 if failed.again and tried + 1 < _TRIES and not self._closing.wait(_BACKOFF * 2**tried):
                     continue
                 self._dropped += spans
+                self._told_dropped = self._dropped
                 if not self._failing:
                     self._failing = True
                     self._report("export_trouble", signal="traces", detail=str(failed), dropped=self._dropped)

@@ -34,7 +34,10 @@ from tests.bench.processes import (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; `aim` is for the ratio where there is one, else for the gateway's own figure."""
+    """One line of the table; `aim` is for the ratio where there is one, else for the gateway's own figure.
+
+    What stands in the column of nginx is of `base`.
+    """
 
     what: str
     nginx: float | None
@@ -42,6 +45,7 @@ class Row:
     unit: str
     aim: float | None = None
     aim_is_ratio: bool = False
+    base: str = "nginx"
 
     @property
     def ratio(self) -> float | None:
@@ -85,13 +89,17 @@ class Stage:
             yield found
 
     @contextmanager
-    def gateway(self, name: str = "gateway") -> Iterator[Pinned]:
-        """The gateway on the subject's core, with policies and a store of its own."""
+    def gateway(self, name: str = "gateway", *, traced: bool = False) -> Iterator[Pinned]:
+        """The gateway on the subject's core, with policies and a store of its own.
+
+        With `traced`, every request is traced to the mock's nginx.
+        """
         home = self.folder / name
         home.mkdir()
         policies = backends.write_policies(home / "policies", self.mock, self.events, limits=self.options.limits)
         port = free_port()
-        command = [sys.executable, "-m", "gateway", "serve", "--policies", str(policies)]
+        command = ["env", f"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{self.mock}"] if traced else []
+        command += [sys.executable, "-m", "gateway", "serve", "--policies", str(policies)]
         command += ["--port", str(port), "--store", f"sqlite:///{home}/gateway.db"]
         with pinned(self.subject_core, command, port, "/readyz", home / "gateway.log") as found:
             yield found
@@ -175,7 +183,9 @@ def run(options: Options, only: str | None, *, with_gateway: bool) -> Iterator[R
         stack.enter_context(stage.mocks())
         if only in (None, "start") and with_gateway:
             yield measure_start(stage)
-        if only == "start":
+        if only in (None, "tracing") and with_gateway:
+            yield from measure_tracing(stage)
+        if only in ("start", "tracing"):
             return
         nginx = stack.enter_context(stage.nginx())
         gateway = stack.enter_context(stage.gateway()) if with_gateway else None
@@ -184,6 +194,21 @@ def run(options: Options, only: str | None, *, with_gateway: bool) -> Iterator[R
         if only != "stream":
             yield measure_latency(stage, gateway)
         yield Row("RSS after the load", nginx.rss_mb(), gateway.rss_mb() if gateway else None, "MB", 80)
+
+
+def measure_tracing(stage: Stage) -> Iterator[Row]:
+    """Two gateways in turn, three times each: one that traces every request to a sink on the load's core, one that does not."""
+    many = stage.options.connections
+    with stage.gateway("untraced") as plain, stage.gateway("traced", traced=True) as traced:
+        found: dict[Pinned, list[tuple[Load, float]]] = {plain: [], traced: []}
+        for process in [plain, traced] * 3:
+            url = f"http://127.0.0.1:{process.port}/v1/chat/completions"
+            found[process].append(_with_cpu(process, partial(stage.load, url, "plain", many, through_gateway=True)))
+    rates = {process: statistics.median(load.per_second for load, _ in runs) for process, runs in found.items()}
+    costs = {process: statistics.median(cost for _, cost in runs) for process, runs in found.items()}
+    name = f"all traced beside none, at {many}"
+    yield Row(name, rates[plain], rates[traced], "/s", 0.70, aim_is_ratio=True, base="untraced")
+    yield Row("  processor time each", costs[plain], costs[traced], "µs", base="untraced")
 
 
 def measure_admission() -> Iterator[Row]:
@@ -222,7 +247,7 @@ def _aim(row: Row) -> str:
     if row.aim is None:
         return ""
     got = row.ratio if row.aim_is_ratio else row.gateway
-    aim = f"≥ {row.aim:.2f} of nginx" if row.aim_is_ratio else f"≤ {row.aim:g} {row.unit}"
+    aim = f"≥ {row.aim:.2f} of {row.base}" if row.aim_is_ratio else f"≤ {row.aim:g} {row.unit}"
     if got is None:
         return f"   {aim}"
     return f"   {aim}  {'reached' if (got >= row.aim if row.aim_is_ratio else got <= row.aim) else 'MISSED'}"
@@ -236,7 +261,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="for each measurement (default 5)")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each; their median counts (default 1)")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--only", choices=["plain", "stream", "start", "admission"])
+    parser.add_argument("--only", choices=["plain", "stream", "start", "tracing", "admission"])
     parser.add_argument("--no-limits", action="store_true", help="leave out the four meters on each key")
     parser.add_argument("--no-gateway", action="store_true", help="nginx alone, to try the machine")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")

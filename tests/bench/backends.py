@@ -46,7 +46,7 @@ def request_body(kind: str, *, through_gateway: bool) -> bytes:
 
 
 def write_mock(folder: Path, port: int) -> Path:
-    """nginx that answers at once: /plain from memory, /blob from a file, for any path below."""
+    """nginx that answers at once: /plain from memory, /blob from a file, for any path below; and takes what OTLP sends."""
     folder.mkdir()
     (folder / "events.sse").write_bytes(b"".join(stream_events()))
     plain = plain_answer().decode()
@@ -57,6 +57,8 @@ def write_mock(folder: Path, port: int) -> Path:
             listen 127.0.0.1:{port} backlog=1024;
             location /plain/ {{ default_type application/json; return 200 '{plain}'; }}
             location /blob/ {{ error_page 405 =200 /events.sse; return 405; }}
+            location /v1/traces {{ client_max_body_size 0; return 200; }}
+            location /v1/metrics {{ client_max_body_size 0; return 200; }}
             location = /events.sse {{ types {{ text/event-stream sse; }} root {folder}; }}
             location / {{ default_type application/json; return 200 '{{"object":"list","data":[]}}'; }}
         }}

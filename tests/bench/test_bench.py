@@ -113,7 +113,7 @@ def test_help_can_be_asked_for_without_nginx() -> None:
     """The command line describes itself."""
     command = [sys.executable, "-m", "tests.bench", "--help"]
     found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "--only {plain,stream,start,admission}" in found.stdout
+    assert "--only {plain,stream,start,tracing,admission}" in found.stdout
 
 
 async def test_the_admission_that_is_timed_is_one() -> None:

@@ -77,3 +77,18 @@ def test_closing_does_not_wait_for_a_collector_that_hangs() -> None:
     made.close(0.01)
     assert gate.sent == []
     gate.open.set()
+
+
+def test_what_a_collector_takes_too_slowly_is_told_once_in_a_while() -> None:
+    """Nothing failed, and yet spans are missing: that is told with what to do, not for every span."""
+    gate, told = Gate(), list[tuple[str, dict[str, object]]]()
+    made = batcher(gate, told)
+    made.emit(b"x" * 4, 4)
+    assert gate.entered.wait(30)
+    for _ in range(10):
+        made.emit(b"y", 1)
+    gate.open.set()
+    made.close(30)
+    ((name, fields),) = told
+    assert (name, fields["signal"], fields["dropped"]) == ("export_trouble", "traces", 4)
+    assert "OTEL_BSP_MAX_QUEUE_SIZE" in str(fields["detail"])
