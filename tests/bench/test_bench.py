@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.policy.schema import Document
-from tests.bench import admission, backends
-from tests.bench.__main__ import Row, table
+from tests.bench import admission, backends, translation
+from tests.bench.__main__ import Row, measure_translation, table
 from tests.bench.processes import BenchError, cores, free_port, parse_wrk, pinned, post, require, write_script
 
 REPORT = """Running 1s test @ http://127.0.0.1:8082/
@@ -113,10 +113,35 @@ def test_help_can_be_asked_for_without_nginx() -> None:
     """The command line describes itself."""
     command = [sys.executable, "-m", "tests.bench", "--help"]
     found = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "--only {plain,stream,start,tracing,admission}" in found.stdout
+    assert "--only {plain,stream,start,tracing,admission,translation}" in found.stdout
 
 
 async def test_the_admission_that_is_timed_is_one() -> None:
     """Five meters, each request held and settled; the figures are in microseconds, and plausible."""
     found = await admission.timed(rounds=1)
     assert 1 < found.hold < found.request < 1000
+
+
+async def test_the_translation_that_is_timed_is_one() -> None:
+    """Every figure is there and plausible, and what is timed is Anthropic's format read as OpenAI's."""
+    found = await translation.timed(rounds=3, requests=20, streams=2)
+    assert 1 < found.request < 100_000
+    assert 1 < found.agent < 100_000
+    assert 0 < found.event < 10_000
+    assert 0 < found.joined < 10_000
+
+
+def test_the_rows_of_the_translation_have_the_aims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.5 ms for a request, 20 µs for an event."""
+
+    async def timed() -> translation.Timed:
+        return translation.Timed(request=200.0, agent=600.0, event=3.0, joined=21.0)
+
+    monkeypatch.setattr(translation, "timed", timed)
+    lines = table(list(measure_translation())).splitlines()[1:]
+    assert [re.findall("≤ .*", line) for line in lines] == [
+        ["≤ 0.5 ms  reached"],
+        ["≤ 0.5 ms  MISSED"],
+        ["≤ 20 µs  reached"],
+        ["≤ 20 µs  MISSED"],
+    ]
