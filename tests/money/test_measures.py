@@ -128,7 +128,7 @@ def test_gateway_usage_shows_it(gateway: Served, folder: Path, books: Books) -> 
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        (EMBED, {"model": "text-embedding-3-small", "input": ["x" * 8000] * 100}),
+        (EMBED, {"model": "text-embedding-3-small", "input": [[7] * 8000] * 100}),
         (COMPLETE, {"model": "gpt-3.5-turbo-instruct", "prompt": ["x"] * 100, "max_tokens": 4000}),
         (IMAGE, {**DRAW, "quality": "high"}),
         (IMAGE, {**DRAW, "n": 2}),
