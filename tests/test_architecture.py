@@ -24,6 +24,7 @@ ORDER = (
     # pure
     "gateway.policy",
     "gateway.policy.schema",
+    "gateway.policy.providers",
     "gateway.formats",
     "gateway.formats.sse",
     "gateway.formats.splice",
@@ -141,6 +142,7 @@ PURE = (
     "gateway.formats.*",
     "gateway.identity.*",
     "gateway.policy.schema",
+    "gateway.policy.providers",
     "gateway.policy.catalog",
     "gateway.policy.router",
     "gateway.budget.money",

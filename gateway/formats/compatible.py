@@ -1,9 +1,9 @@
-"""A chat completion read as what it says, for where it has to be told again: as a stream, or without the tool in it."""
+"""Chat completions read as what they say, for where they are told again: as a stream, or without a tool in it."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.formats.completion import FINISHES, Choice, Misread, ProviderError, Said, ToolCall
+from gateway.formats.completion import FINISHES, Choice, Chunks, Misread, ProviderError, Said, ToolCall
 from gateway.formats.usage import usage_of
 
 
@@ -34,3 +34,41 @@ def _choice(choice: Mapping[str, Any], json_tool: str | None) -> Choice:
         calls=calls,
         finish="stop" if as_json and not calls and finish == "tool_calls" else finish,
     )
+
+
+class Events:
+    """Reads chunks. What calls themselves no place stands in the order in which its id came."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    def event(self, doc: Mapping[str, Any], kind: str, out: Chunks) -> None:
+        """Take one chunk."""
+        for choice in doc["choices"]:
+            index, delta = choice.get("index") or 0, choice.get("delta") or {}
+            if delta.get("reasoning_content"):
+                out.delta({"reasoning_content": delta["reasoning_content"]}, index)
+            if delta.get("content"):
+                out.text(delta["content"], index)
+            for call in delta.get("tool_calls") or ():
+                self._call(call, out, index)
+            reason = choice.get("finish_reason")
+            if reason:
+                out.finish(reason if reason in FINISHES else "stop", index)
+        out.usage = usage_of(doc) or out.usage
+
+    def end(self, out: Chunks) -> None:
+        """The stream has ended; only a choice that told why makes it whole."""
+        if out.finished:
+            out.close()
+
+    def _call(self, call: Mapping[str, Any], out: Chunks, index: int) -> None:
+        function, id_ = call["function"], str(call.get("id") or "")
+        name, arguments = function.get("name"), function.get("arguments") or ""
+        if name and id_ not in self._places:
+            self._places[id_] = len(self._places)
+            out.call(self._places[id_], id_ or out.call_id(self._places[id_]), name, arguments, index)
+        elif arguments and self._places:
+            out.arguments(self._places.get(id_, len(self._places) - 1), arguments, index)

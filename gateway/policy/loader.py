@@ -1,11 +1,9 @@
 """A directory of YAML files read into one checked policy, or into the list of everything that is wrong with it."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import orjson
 from pydantic import ValidationError
 
 from gateway.policy import references
@@ -42,7 +40,7 @@ def load(directory: Path, environ: Mapping[str, str]) -> Policy:
     filled = fill(merged, environ)
     problems += filled.problems
     document, invalid = _validate(filled)
-    wrong = references.check(filled.root, _litellm_providers, whole=not broken) + invalid
+    wrong = references.check(filled.root, whole=not broken) + invalid
     unset = {_place(problem) for problem in filled.problems}  # whatever else is wrong there follows from that
     problems += [problem for problem in wrong if _place(problem) not in unset]
     if problems or document is None:
@@ -157,19 +155,6 @@ def _join(where: str, first: Entry, second: Entry, problems: list[Problem]) -> E
         else:
             problems.append(entry.place.problem(f"{here}: defined before, at {entries[name].place}; keep one of them"))
     return Entry(first.place, Fields(one.place, entries))
-
-
-def _litellm_providers() -> frozenset[str]:
-    # Importing litellm takes seconds; the lists it ships are data. Without them any provider passes here.
-    spec = importlib.util.find_spec("litellm")
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        names = Path(folder) / "provider_endpoints_support_backup.json"
-        if names.is_file():
-            return frozenset(orjson.loads(names.read_bytes())["providers"])
-        prices = Path(folder) / "model_prices_and_context_window_backup.json"
-        if prices.is_file():
-            return frozenset(str(entry.get("litellm_provider")) for entry in orjson.loads(prices.read_bytes()).values())
-    return frozenset()
 
 
 def _validate(filled: Filled) -> tuple[Document | None, list[Problem]]:

@@ -1,25 +1,23 @@
 """Names that point at each other: every one must exist, be said once, and be able to be asked for."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from gateway.policy.messages import near
 from gateway.policy.positions import Entry, Fields, Items, Node, Place, Problem, Scalar
+from gateway.policy.providers import OWN, TRANSLATED, why_refused
 from gateway.policy.router import fits
 
 _HEADER_NAME = re.compile(r"[\x21-\x7e]+")  # these names travel in response headers
 _ROUTES = {"aliases": "alias", "tasks": "task"}
 _KINDS = {"backends": "backend", "models": "model", "teams": "team", "keys": "key", **_ROUTES}
-_PROVIDERS = frozenset(
-    {"openai", "simulator", "anthropic", "azure", "bedrock", "cohere", "deepseek", "gemini", "groq"}
-    | {"mistral", "ollama", "openrouter", "vertex_ai", "xai"}
-)
+_PROVIDERS = TRANSLATED | OWN
 
 
-def check(root: Fields, providers: Callable[[], frozenset[str]], *, whole: bool) -> list[Problem]:
-    """What is wrong between the names. `providers` is asked only about a name that is not a usual one; `whole` is
-    false when a file could not be read, and then nothing is called unknown."""
-    problems = [*_names(root), *_clashes(root), *_hashes(root), *_providers(root, providers), *_twice(root)]
+def check(root: Fields, *, whole: bool) -> list[Problem]:
+    """What is wrong between the names. `whole` is false when a file could not be read, and then nothing is called
+    unknown."""
+    problems = [*_names(root), *_clashes(root), *_hashes(root), *_providers(root), *_twice(root)]
     if whole:
         problems += [*_pointers(root, "models", "backend", "backends"), *_pointers(root, "keys", "team", "teams")]
         problems += [*_chains(root), *_modes(root)]
@@ -82,16 +80,17 @@ def _hashes(root: Fields) -> Iterator[Problem]:
             )
 
 
-def _providers(root: Fields, providers: Callable[[], frozenset[str]]) -> Iterator[Problem]:
+def _providers(root: Fields) -> Iterator[Problem]:
     for name, entry in _section(root, "backends").items():
         provider = _field(entry.node, "provider")
         if not isinstance(provider, Scalar) or not isinstance(provider.value, str) or provider.value in _PROVIDERS:
             continue
-        known = providers()
-        if known and provider.value not in known:
-            yield provider.place.problem(
-                f"backends.{name}.provider: unknown provider `{provider.text}`{near(provider.text, known | _PROVIDERS)}"
-            )
+        where, reason = f"backends.{name}.provider", why_refused(provider.value)
+        yield provider.place.problem(
+            f"{where}: `{provider.text}` is not served: {reason}"
+            if reason
+            else f"{where}: unknown provider `{provider.text}`{near(provider.text, _PROVIDERS)}"
+        )
 
 
 def _pointers(root: Fields, section: str, field: str, target: str) -> Iterator[Problem]:

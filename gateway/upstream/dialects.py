@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -14,6 +15,7 @@ from gateway.formats import anthropic_stream, cohere, compatible, converse, gemi
 from gateway.formats.completion import Label, Reader, Said
 from gateway.formats.foreign import AwsEvents, Framing, JsonLines, Sse, StreamAnswer, Translation, WholeAnswer
 from gateway.formats.mistral import MendedAnswer, MendedStream, to_mistral
+from gateway.policy.providers import LISTED
 from gateway.policy.schema import Backend
 from gateway.upstream.aws_signature import Credentials, sign
 from gateway.upstream.google_token import ServiceAccount, read_account
@@ -22,6 +24,15 @@ from gateway.upstream.parameters import Sorted, sort
 from gateway.upstream.wire import Header
 
 Reading = Callable[[Label], Translation]
+# Where those are of which litellm does not say it in its list.
+_BASES = {
+    "ai21": "https://api.ai21.com/studio/v1",
+    "amazon_nova": "https://api.nova.amazon.com/v1",
+    "huggingface": "https://router.huggingface.co/v1",
+    "maritalk": "https://chat.maritaca.ai/api",
+}
+_IN_PATH = "/%:@!$&'()*+,;="
+_TOOLS = frozenset(("tools", "tool_choice", "parallel_tool_calls"))
 _TEXTS = frozenset(("text", "refusal", "thinking", "redacted_thinking"))
 
 
@@ -70,6 +81,8 @@ class Dialect(ABC):
     labels = False  # whether `user` does
     https_images = False
     account: ServiceAccount | None = None
+    exchanges_keys = False  # whether IBM Cloud gives tokens for the backend's keys
+    library_settings: Mapping[str, str] = MappingProxyType({})  # what litellm wants to be told beside the request
 
     def __init__(self, name: str, settings: Backend) -> None:
         self._backend = name
@@ -122,7 +135,13 @@ class Dialect(ABC):
             base=self.base,
             drop=self._drop,
             stream=ask.stream,
+            more=self.library_settings,
+            ready=self._ready(ask),
         )
+
+    def _ready(self, ask: Ask) -> Mapping[str, str] | None:
+        """The headers, where litellm must not make them."""
+        return None
 
 
 def reading(
@@ -147,6 +166,13 @@ def under(path: str, version: str, rest: str) -> str:
     if path.endswith(rest):
         return path
     return f"{path}{rest}" if path.endswith(version) else f"{path}{version}{rest}"
+
+
+def target_of(url: str) -> bytes:
+    """What is asked for at a host: path and query, whatever stands in the name of a model."""
+    parts = urlsplit(url)
+    path = quote(parts.path, safe=_IN_PATH) or "/"
+    return (f"{path}?{quote(parts.query, safe=_IN_PATH)}" if parts.query else path).encode()
 
 
 def headers_of(headers: Mapping[str, str]) -> list[Header]:
@@ -448,6 +474,9 @@ class Compatible(Dialect):
 
     def __init__(self, name: str, settings: Backend, provider: str) -> None:
         self.provider = provider
+        self.default_base = _BASES.get(provider)
+        if provider in LISTED:
+            self.own_parameters = _TOOLS
         super().__init__(name, settings)
 
     def speak(self, ask: Ask) -> Outgoing:
@@ -455,7 +484,7 @@ class Compatible(Dialect):
         media = _media(ask.doc["messages"])
         sorted_ = self._sorted(ask)
         said = self._translated(ask, sorted_)
-        usage = self.library.known(ask.model).stream_options
+        usage = self.library.known(self._known_as(ask.model)).stream_options
         body = _openai_body(ask, said, sorted_, usage=usage)
         if _media(body["messages"]) < media:
             raise InvalidRequest(
@@ -463,11 +492,13 @@ class Compatible(Dialect):
                 code="unsupported_value",
                 param="messages",
             )
-        parts = urlsplit(self.library.url(ask.model, self.base, **self._options))
-        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        return Outgoing(
-            target.encode(), headers_of(said.headers), orjson.dumps(body), self._reading(ask, said), ask.model
-        )
+        return self._outgoing(ask, said, body)
+
+    def _outgoing(self, ask: Ask, said: Translated, body: dict[str, Any]) -> Outgoing:
+        stream = ask.stream and not said.fake_stream
+        url = self.library.url(self._known_as(ask.model), self.base, stream=stream, **self._options)
+        headers, read = headers_of(said.headers), self._reading(ask, said)
+        return Outgoing(target_of(url), headers, orjson.dumps(body), read, ask.model)
 
     def _reading(self, ask: Ask, said: Translated) -> Reading | None:
         return _told_again(ask, said)

@@ -135,7 +135,7 @@ class GoogleToken:
             b"POST", self._path, headers, form, connect_timeout=connect_timeout, timeout=timeout
         )
         try:
-            doc = await _json(reply, timeout)
+            doc = await answer_of(reply, timeout)
         finally:
             await reply.aclose()
         token, life = doc.get("access_token"), doc.get("expires_in")
@@ -145,7 +145,8 @@ class GoogleToken:
         return token, float(life) if isinstance(life, (int, float)) else EARLY
 
 
-async def _json(reply: Reply, timeout: float) -> Mapping[str, Any]:
+async def answer_of(reply: Reply, timeout: float) -> Mapping[str, Any]:
+    """What a token's endpoint says; empty when that is no JSON object. Raises WireError."""
     body = b""
     while data := await reply.read(timeout):
         body += data

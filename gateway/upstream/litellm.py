@@ -15,7 +15,10 @@ import orjson
 from gateway.errors import InvalidRequest
 from gateway.formats.completion import Label
 from gateway.formats.steering import remote_media
+from gateway.policy.providers import COMPATIBLE, TRANSLATED, why_refused
 from gateway.policy.schema import Backend
+from gateway.upstream.borrowed import Borrowed, Oci
+from gateway.upstream.clouds import DataRobot, HuggingFace, RagFlow, SageMaker, Snowflake, Watsonx
 from gateway.upstream.dialects import (
     Anthropic,
     Ask,
@@ -32,6 +35,7 @@ from gateway.upstream.dialects import (
     under,
 )
 from gateway.upstream.google_token import GoogleToken, TokenRefused
+from gateway.upstream.ibm_token import IbmTokens
 from gateway.upstream.litellm_library import Untranslatable
 from gateway.upstream.translated import MadeReply, TranslatedReply, error_reply
 from gateway.upstream.wire import Header, Origin, Reply, Wire
@@ -46,16 +50,26 @@ _DIALECTS: dict[str, type[Dialect]] = {
     "ollama": Ollama,
     "ollama_chat": Ollama,
     "vertex_ai": VertexAi,
+    "vertex_ai_beta": VertexAi,
 }
-_MISTRALS = ("mistral", "codestral")
-# Those whose answers are OpenAI's, and whose litellm config asks nobody anything.
-_COMPATIBLE = """
-ai21_chat azure_ai baseten cerebras cometapi compactifai dashscope databricks deepinfra deepseek docker_model_runner
-empower featherless_ai fireworks_ai friendliai galadriel github gradient_ai groq heroku hosted_vllm hyperbolic
-inception lambda_ai llamafile lm_studio meta_llama minimax modelscope moonshot morph nebius novita nscale nvidia_nim
-openrouter ovhcloud perplexity sambanova tencent together_ai v0 vercel_ai_gateway vllm volcengine wandb xai zai
-"""
-COMPATIBLE = frozenset(_COMPATIBLE.split())
+# Those that several providers speak; which one it is, they are told.
+_SHARED: dict[str, type[Borrowed | Compatible]] = {
+    "bytez": Borrowed,
+    "codestral": Mistral,
+    "datarobot": DataRobot,
+    "fal_ai": Borrowed,
+    "huggingface": HuggingFace,
+    "langflow": Borrowed,
+    "langgraph": Borrowed,
+    "mistral": Mistral,
+    "nlp_cloud": Borrowed,
+    "oci": Oci,
+    "ragflow": RagFlow,
+    "sagemaker_chat": SageMaker,
+    "sagemaker_nova": SageMaker,
+    "snowflake": Snowflake,
+    "watsonx": Watsonx,
+}
 _RENAMED = {"vllm": "hosted_vllm"}
 _BEARER = b"Bearer "
 _SENT_ON = frozenset((b"traceparent", b"tracestate", b"idempotency-key"))
@@ -66,7 +80,7 @@ _UNAUTHORISED = (401, 403)
 
 def providers() -> frozenset[str]:
     """The names that `provider` may have for a backend that is translated."""
-    return frozenset(_DIALECTS) | COMPATIBLE | frozenset(_MISTRALS)
+    return frozenset((*_DIALECTS, *_SHARED, *COMPATIBLE))
 
 
 def open_litellm(name: str, settings: Backend, open_wire: Callable[[Origin], Wire]) -> "LitellmWire":
@@ -85,19 +99,24 @@ def open_litellm(name: str, settings: Backend, open_wire: Callable[[Origin], Wir
         http2=settings.http2,
     )
     token = GoogleToken(dialect.account, open_wire) if dialect.account is not None else None
-    return LitellmWire(name, dialect, open_wire(origin), token)
+    inner = open_wire(origin)
+    exchange = IbmTokens(open_wire) if dialect.exchanges_keys else None
+    return LitellmWire(name, dialect, inner, token, exchange)
 
 
 def _dialect(name: str, settings: Backend) -> Dialect:
     provider = settings.provider
     if provider in _DIALECTS:
         return _DIALECTS[provider](name, settings)
-    if provider in _MISTRALS:
-        return Mistral(name, settings, provider)
+    if provider in _SHARED:
+        return _SHARED[provider](name, settings, provider)
     if provider in COMPATIBLE:
         return Compatible(name, settings, _RENAMED.get(provider, provider))
+    reason = why_refused(provider)
+    if reason:
+        raise ValueError(f"backends.{name}.provider: {provider!r} cannot be translated: {reason}")
     raise ValueError(
-        f"backends.{name}.provider: {provider!r} cannot be translated; write one of {', '.join(sorted(providers()))}, "
+        f"backends.{name}.provider: {provider!r} cannot be translated; write one of {', '.join(sorted(TRANSLATED))}, "
         "or no provider for a server that is OpenAI-compatible"
     )
 
@@ -105,11 +124,19 @@ def _dialect(name: str, settings: Backend) -> Dialect:
 class LitellmWire:
     """A wire to one backend. It takes OpenAI's chat requests; Anthropic's messages pass to Anthropic as they are."""
 
-    def __init__(self, name: str, dialect: Dialect, inner: Wire, token: GoogleToken | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        dialect: Dialect,
+        inner: Wire,
+        token: GoogleToken | None = None,
+        exchange: IbmTokens | None = None,
+    ) -> None:
         self._name = name
         self._dialect = dialect
         self._inner = inner
         self._token = token
+        self._exchange = exchange
         self._random = random.Random()  # noqa: S311 - it names answers, it guards nothing
 
     def __repr__(self) -> str:
@@ -134,11 +161,13 @@ class LitellmWire:
             return await self._inner.send(
                 b"GET", b"/", (_IDENTITY,), b"", connect_timeout=connect_timeout, timeout=timeout
             )
-        key = _key_in(headers)
+        given = key = _key_in(headers)
         try:
             if path.endswith(_CHAT) and isinstance(body, bytes):
                 if self._token is not None:
                     key = await self._token.get(connect_timeout=connect_timeout, timeout=timeout)
+                elif self._exchange is not None and given:
+                    key = await self._exchange.get(given, connect_timeout=connect_timeout, timeout=timeout)
                 doc = orjson.loads(body)
                 outgoing = self._spoken(doc, key, headers)
                 stream = doc.get("stream") is True
@@ -164,6 +193,8 @@ class LitellmWire:
             connect_timeout=connect_timeout,
             timeout=timeout,
         )
+        if reply.status in _UNAUTHORISED:
+            self._forget(given)
         return await self._received(reply, outgoing, stream=stream)
 
     async def aclose(self) -> None:
@@ -171,6 +202,14 @@ class LitellmWire:
         await self._inner.aclose()
         if self._token is not None:
             await self._token.aclose()
+        if self._exchange is not None:
+            await self._exchange.aclose()
+
+    def _forget(self, key: str | None) -> None:
+        if self._token is not None:
+            self._token.forget()
+        if self._exchange is not None and key:
+            self._exchange.forget(key)
 
     def _spoken(self, doc: dict[str, Any], key: str | None, headers: Sequence[Header]) -> Outgoing:
         place = remote_media(doc["messages"], https_images=self._dialect.https_images)
@@ -185,8 +224,6 @@ class LitellmWire:
 
     async def _received(self, reply: Reply, outgoing: Outgoing, *, stream: bool) -> Reply:
         if reply.status >= 300:
-            if self._token is not None and reply.status in _UNAUTHORISED:
-                self._token.forget()
             return reply if outgoing.raw else await error_reply(reply)
         if outgoing.read is None:
             return reply

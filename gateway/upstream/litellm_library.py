@@ -8,10 +8,15 @@ import logging
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+import orjson
+
+from gateway.formats.completion import Misread
 
 _SETTINGS = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -60,7 +65,8 @@ class Library:
         self.provider = provider
         _import()
         self._utils = import_module("litellm.utils")
-        self._member = import_module("litellm.types.utils").LlmProviders(provider)
+        self._types = import_module("litellm.types.utils")
+        self._config = self._finder()
         self._names_key = import_module(
             "litellm.llms.anthropic.chat.transformation"
         ).ANTHROPIC_TOOL_NAME_REVERSE_MAP_KEY
@@ -72,7 +78,7 @@ class Library:
         """What litellm knows of a model."""
         found = self._known.get(model)
         if found is None:
-            config = self._utils.ProviderConfigManager.get_provider_chat_config(model, self._member)
+            config = self._config(model)
             if config is None:
                 raise Untranslatable(f"litellm has no chat format for the model {model!r} of {self.provider}.")
             listed = frozenset(config.get_supported_openai_params(model) or ())
@@ -81,9 +87,10 @@ class Library:
                 self._known.popitem(last=False)
         return found
 
-    def base_url(self) -> str | None:
-        """Where the provider is, as far as litellm knows."""
-        found = import_module("litellm").get_llm_provider(model="any", custom_llm_provider=self.provider)[3]
+    def base_url(self, given: str | None = None) -> str | None:
+        """Where the provider is, as far as litellm knows; what is `given`, as it completes it."""
+        library = import_module("litellm")
+        found = library.get_llm_provider(model="any", custom_llm_provider=self.provider, api_base=given)[3]
         return str(found) if found else None
 
     def translate(
@@ -97,14 +104,16 @@ class Library:
         base: str,
         drop: bool,
         stream: bool,
+        more: Mapping[str, Any] | None = None,
+        ready: Mapping[str, str] | None = None,
     ) -> Translated:
-        """The request that says the same. `own` are the provider's own parameters.
+        """The request that says the same. `own` are the provider's own parameters, `more` are settings of litellm's.
 
-        Raises Untranslatable.
+        `ready` are the headers, where litellm must not make them. Raises Untranslatable.
         """
         known = self.known(model)
         config = known.config
-        settings: dict[str, Any] = {"drop_params": drop}
+        settings: dict[str, Any] = {"drop_params": drop, **(more or {})}
         try:
             asked = {**given, "stream": True} if stream else given
             optional = config.map_openai_params(asked, {}, model, drop)
@@ -112,7 +121,9 @@ class Library:
             fake = bool(optional.pop("fake_stream", False))
             extra = optional.pop("extra_body", None) or {}
             optional |= own
-            headers = self._headers(config, model, messages, optional, settings, key, base)
+            headers = (
+                self._headers(config, model, messages, optional, settings, key, base) if ready is None else dict(ready)
+            )
             if self._is_gemini(config):
                 optional.pop("stream", None)
                 body = self._gemini_body(messages, model, optional, self.provider, settings, None)
@@ -131,9 +142,73 @@ class Library:
             fake_stream=fake,
         )
 
-    def url(self, model: str, base: str, **settings: str) -> str:
-        """The provider's URL for chat."""
-        return str(self.known(model).config.get_complete_url(base, _NO_KEY, model, {}, settings, False))
+    def url(self, model: str, base: str, *, stream: bool = False, **settings: str) -> str:
+        """The provider's URL for chat. Raises Untranslatable."""
+        try:
+            return str(self.known(model).config.get_complete_url(base, _NO_KEY, model, {}, settings, stream))
+        except Exception as error:  # noqa: BLE001 - as above
+            raise _untranslatable(error, self.provider) from None
+
+    def signed(self, model: str, said: Translated, url: str, own: Mapping[str, Any]) -> tuple[Mapping[str, str], bytes]:
+        """The headers with the signature, and the body that it is of. Raises Untranslatable."""
+        try:
+            headers, body = self.known(model).config.sign_request(dict(said.headers), dict(own), said.body, url)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise _untranslatable(error, self.provider) from None
+        return {name.lower(): value for name, value in headers.items()}, body
+
+    def reads_answers(self) -> None:
+        """Make ready, before serving, what litellm makes when it first reads an answer; pydantic warns of its types."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._types.ModelResponse().model_dump()
+            self._types.Delta(content="")
+            self._types.ModelResponseStream(choices=[]).model_dump()
+
+    def answer(self, model: str, doc: Mapping[str, Any], said: Translated, messages: list[Any]) -> dict[str, Any]:
+        """A whole answer as a chat completion. Raises Misread."""
+        response = import_module("httpx").Response(200, content=orjson.dumps(doc))
+        with _reading():
+            found: dict[str, Any] = (
+                self.known(model)
+                .config.transform_response(
+                    model=model,
+                    raw_response=response,
+                    model_response=self._types.ModelResponse(),
+                    logging_obj=_Silent(),
+                    request_data=said.body,
+                    messages=messages,
+                    optional_params={},
+                    litellm_params={},
+                    encoding=None,
+                )
+                .model_dump(warnings=False, exclude_unset=False)
+            )
+        return found
+
+    def chunks(self, module: str, function: str) -> Callable[..., dict[str, Any]]:
+        """A reader of litellm's for one streamed event, as one that gives the chunk. It raises as `answer` does."""
+        read = getattr(import_module(module), function)
+
+        def chunk(doc: Mapping[str, Any], **seen: bool) -> dict[str, Any]:
+            with _reading():
+                found: dict[str, Any] = read(doc, **seen).model_dump(warnings=False, exclude_unset=False)
+            return found
+
+        return chunk
+
+    def _finder(self) -> Callable[[str], Any]:
+        try:
+            member = self._types.LlmProviders(self.provider)
+        except ValueError:  # one that stands in a list only
+            entry = import_module("litellm.llms.openai_like.json_loader").JSONProviderRegistry.get(self.provider)
+            if entry is None:
+                raise ValueError(
+                    f"the installed litellm does not know {self.provider!r}; install a newer one"
+                ) from None
+            listed = import_module("litellm.llms.openai_like.dynamic_config").create_config_class(entry)()
+            return lambda _: listed
+        return lambda model: self._utils.ProviderConfigManager.get_provider_chat_config(model, member)
 
     def _headers(
         self,
@@ -155,6 +230,21 @@ class Library:
 
     def _is_gemini(self, config: Any) -> bool:
         return hasattr(config, "get_model_for_vertex_ai_url")
+
+
+class _Silent:
+    """What litellm tells its log of answers goes nowhere."""
+
+    def post_call(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - what it says may hold the answer
+        raise Misread(f"an answer that litellm cannot read ({type(error).__name__})") from None
 
 
 def _import() -> None:

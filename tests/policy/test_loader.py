@@ -302,14 +302,17 @@ def test_one_anchor_may_serve_several_fields(tmp_path: Path) -> None:
     ]
 
 
-def test_a_provider_is_looked_up_in_litellm_s_own_list(tmp_path: Path) -> None:
-    """A rare provider passes without litellm being imported, a wrong one is an error with a near name."""
-    assert (
-        load(write(tmp_path, a="backends: {b: {provider: fireworks_ai}}"), {}).backends["b"].provider == "fireworks_ai"
-    )
+def test_a_provider_is_one_that_is_served_or_the_reason_is_told(tmp_path: Path) -> None:
+    """A rare provider passes without litellm being imported; another is an error with the reason, or a near name."""
+    for name in ("fireworks_ai", "modelscope", "veniceai", "watsonx", "simulator"):
+        assert load(write(tmp_path, a=f"backends: {{b: {{provider: {name}}}}}"), {}).backends["b"].provider == name
     assert problems(write(tmp_path, a="backends: {b: {provider: firework}}")) == [
         "a.yaml:1:26: backends.b.provider: unknown provider `firework`; did you mean `fireworks_ai`?"
     ]
+    (problem,) = problems(write(tmp_path, a="backends: {b: {provider: replicate}}"))
+    assert problem.startswith("a.yaml:1:26: backends.b.provider: `replicate` is not served: it gives an id first")
+    (problem,) = problems(write(tmp_path, a="backends: {b: {provider: deepgram}}"))
+    assert "litellm has no chat format for it" in problem
 
 
 def test_the_default_directory_is_the_nearest(tmp_path: Path) -> None:

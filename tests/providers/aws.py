@@ -53,8 +53,8 @@ def problem_of_signature(got: Got, key: str, secret: str, region: str, service: 
 
 
 def frame(payload: Any, headers: Mapping[str, str]) -> bytes:
-    """One message of `application/vnd.amazon.eventstream`."""
-    body = json.dumps(payload, ensure_ascii=False).encode()
+    """One message of `application/vnd.amazon.eventstream`; a payload that is not bytes goes as JSON."""
+    body = payload if isinstance(payload, bytes) else json.dumps(payload, ensure_ascii=False).encode()
     named = b"".join(
         struct.pack(">B", len(name)) + name.encode() + struct.pack(">BH", 7, len(value)) + value.encode()
         for name, value in headers.items()

@@ -23,6 +23,7 @@ from tests.providers.mistral import Mistral
 from tests.providers.ollama import Ollama
 from tests.providers.said import SCHEMA_ANSWER
 from tests.providers.server import Fake
+from tests.upstream.rare import SPECIAL
 from tests.upstream.scripted import Script, says
 from tests.upstream.translators import (
     AWS,
@@ -317,7 +318,9 @@ def litellm_s_own_names() -> set[str]:
 
 
 @pytest.mark.parametrize("drop", [False, True])
-@pytest.mark.parametrize("provider", ["anthropic", "gemini", "bedrock", "vertex_ai", "groq", "mistral", "azure"])
+@pytest.mark.parametrize(
+    "provider", ["anthropic", "gemini", "bedrock", "vertex_ai", "groq", "mistral", "azure", "bytez"]
+)
 async def test_no_name_that_litellm_knows_steers_a_request(provider: str, *, drop: bool) -> None:
     """Each is refused, or changes neither where the request goes nor with which credential."""
     options = {"bedrock": AWS, "vertex_ai": {"project": "p"}}.get(provider, {})
@@ -492,7 +495,16 @@ async def test_closing_closes_the_connections() -> None:
     ("settings", "told_"),
     [
         ({"provider": "nonsense"}, "cannot be translated; write one of"),
-        ({"provider": "github_copilot"}, "cannot be translated"),
+        ({"provider": "github_copilot"}, "cannot be translated: it is signed in to by a person"),
+        ({"provider": "replicate"}, "has to be asked for again and again"),
+        ({"provider": "voyage"}, "litellm has no chat format for it"),
+        ({"provider": "ragflow"}, "`base_url` is missing"),
+        ({"provider": "snowflake"}, "`account_id` is missing"),
+        ({"provider": "watsonx"}, "`region` is missing"),
+        ({"provider": "watsonx", "options": {"region": "x", "auth": "y"}}, "write iam, token or zen"),
+        ({"provider": "sagemaker_chat"}, "`region` is missing"),
+        ({"provider": "sagemaker_chat", "options": {"region": "x"}}, "aws_access_key_id"),
+        ({"provider": "langflow"}, "`base_url` is missing"),
         ({"provider": "anthropic", "options": {"regoin": "x"}}, "no option `regoin`; remove it"),
         ({"provider": "bedrock", "options": {"region": "x", "regoin": "x"}, "api_keys": ("k",)}, "no option `regoin`"),
         ({"provider": "bedrock", "options": {}}, "`region` is missing"),
@@ -510,7 +522,7 @@ def test_wrong_settings_are_told_with_what_to_write(settings: dict[str, Any], to
     assert told_ in str(caught.value)
 
 
-@pytest.mark.parametrize("provider", sorted(providers() - {"bedrock", "vertex_ai"}))
+@pytest.mark.parametrize("provider", sorted(providers() - {"bedrock", "vertex_ai", "vertex_ai_beta"} - SPECIAL.keys()))
 async def test_every_provider_that_is_offered_works(provider: str) -> None:
     """It opens, and a plain request leaves for the right host with the backend's key."""
     inner = says(Script(500))
