@@ -91,8 +91,6 @@ ORDER = (
     "gateway.proxy",
     "gateway.counting",
     # downstream
-    "gateway.dashboard",
-    "gateway.dashboard.*",
     "gateway.server",
     "gateway.server.watch",
     "gateway.server.errors",
