@@ -1,6 +1,7 @@
 """One serving process: uvicorn on a socket, signals that drain and reload, and errors of HTTP itself in our shape."""
 
 import asyncio
+import gc
 import math
 import signal
 import socket
@@ -115,6 +116,7 @@ class Process(uvicorn.Server):
         """Listen, then say so."""
         await super().startup(sockets)
         if self.started:
+            _settle_memory()
             self._ready()
 
     @contextmanager
@@ -143,6 +145,16 @@ class Process(uvicorn.Server):
             await asyncio.sleep(_LOOK)
         self.config.timeout_graceful_shutdown = max(0, math.ceil(deadline - time.monotonic()))
         self.should_exit = True
+
+
+def _settle_memory() -> None:
+    """What lives as long as the process is looked at by the garbage collector no more, and the rest less often.
+
+    A request leaves hardly any cycles; looking for them after every 700 new objects took 5 % of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def run(process: Process, listener: socket.socket) -> None:
