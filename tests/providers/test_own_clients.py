@@ -1,6 +1,7 @@
 """The fake providers satisfy their own SDKs, so that what the gateway is tested against has the shape of the real thing."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -74,9 +75,10 @@ async def test_anthropic_sdk_async(fakes: Mapping[str, Fake]) -> None:
                 await asyncio.wait_for(stream.get_final_text(), 20)
 
 
-def bedrock_client(fake: Fake, secret: str = Bedrock.secret) -> Any:
+@contextlib.contextmanager
+def bedrock_client(fake: Fake, secret: str = Bedrock.secret) -> Iterator[Any]:
     """Amazon's own client."""
-    return boto3.client(
+    client = boto3.client(
         "bedrock-runtime",
         endpoint_url=fake.origin,
         region_name=REGION,
@@ -84,51 +86,62 @@ def bedrock_client(fake: Fake, secret: str = Bedrock.secret) -> Any:
         aws_secret_access_key=secret,
         config=botocore.config.Config(retries={"total_max_attempts": 1}),
     )
+    with contextlib.closing(client):
+        yield client
+
+
+def events_of(stream: Any) -> list[Any]:
+    """All events of one of its streams, which is closed whatever they are."""
+    with contextlib.closing(stream):
+        return list(stream)
 
 
 def test_bedrock_client(fakes: Mapping[str, Fake]) -> None:
     """Both operations, whole and streamed, over Amazon's own parser and signature."""
-    client = bedrock_client(fakes["bedrock"])
-    asked = {
-        "modelId": Bedrock.model,
-        "messages": [{"role": "user", "content": [{"text": "Hello cached"}]}],
-        "system": [{"text": "Be brief."}],
-    }
-    whole = client.converse(**asked)
-    assert whole["output"]["message"]["content"] == [{"text": ANSWER}]
-    assert whole["usage"]["cacheReadInputTokens"] == 16
-    events = list(client.converse_stream(**asked)["stream"])
-    deltas = [each["contentBlockDelta"]["delta"]["text"] for each in events if "contentBlockDelta" in each]
-    assert "".join(deltas) == ANSWER
-    assert events[-1]["metadata"]["usage"] == whole["usage"]
-    spec = {"toolSpec": {"name": "get_weather", "inputSchema": {"json": TOOL["input_schema"]}}}
-    called = client.converse(**asked, toolConfig={"tools": [spec]})
-    assert called["output"]["message"]["content"][0]["toolUse"]["input"] == ARGUMENTS[0]
-    body = {
-        "anthropic_version": "bedrock-2023-05-31",
-        "max_tokens": 50,
-        "messages": [{"role": "user", "content": "Hi"}],
-    }
-    invoked = client.invoke_model(modelId=Bedrock.model, body=json.dumps(body))
-    assert json.loads(invoked["body"].read())["content"][0]["text"].startswith("Grüße! You said: Hi.")
-    parts = client.invoke_model_with_response_stream(modelId=Bedrock.model, body=json.dumps(body))["body"]
-    assert json.loads(list(parts)[-1]["chunk"]["bytes"]) == {"type": "message_stop"}
+    with bedrock_client(fakes["bedrock"]) as client:
+        asked = {
+            "modelId": Bedrock.model,
+            "messages": [{"role": "user", "content": [{"text": "Hello cached"}]}],
+            "system": [{"text": "Be brief."}],
+        }
+        whole = client.converse(**asked)
+        assert whole["output"]["message"]["content"] == [{"text": ANSWER}]
+        assert whole["usage"]["cacheReadInputTokens"] == 16
+        events = events_of(client.converse_stream(**asked)["stream"])
+        deltas = [each["contentBlockDelta"]["delta"]["text"] for each in events if "contentBlockDelta" in each]
+        assert "".join(deltas) == ANSWER
+        assert events[-1]["metadata"]["usage"] == whole["usage"]
+        spec = {"toolSpec": {"name": "get_weather", "inputSchema": {"json": TOOL["input_schema"]}}}
+        called = client.converse(**asked, toolConfig={"tools": [spec]})
+        assert called["output"]["message"]["content"][0]["toolUse"]["input"] == ARGUMENTS[0]
+        body = {
+            "anthropic_version": "bedrock-2023-05-31",
+            "max_tokens": 50,
+            "messages": [{"role": "user", "content": "Hi"}],
+        }
+        invoked = client.invoke_model(modelId=Bedrock.model, body=json.dumps(body))
+        assert json.loads(invoked["body"].read())["content"][0]["text"].startswith("Grüße! You said: Hi.")
+        parts = client.invoke_model_with_response_stream(modelId=Bedrock.model, body=json.dumps(body))["body"]
+        assert json.loads(events_of(parts)[-1]["chunk"]["bytes"]) == {"type": "message_stop"}
 
 
 def test_bedrock_refuses(fakes: Mapping[str, Fake]) -> None:
     """A signature by another secret, roles that do not alternate, and a throttled stream."""
     asked: Any = {"modelId": Bedrock.model, "messages": [{"role": "user", "content": [{"text": "Hello"}]}] * 2}
-    with pytest.raises(botocore.exceptions.ClientError, match="InvalidSignatureException"):
-        bedrock_client(fakes["bedrock"], "another").converse(**asked)
-    client = bedrock_client(fakes["bedrock"])
-    with pytest.raises(botocore.exceptions.ClientError, match="must alternate"):
-        client.converse(**asked)
-    fakes["bedrock"].next("rate_limited", "error:3")
-    asked["messages"].pop()
-    with pytest.raises(client.exceptions.ThrottlingException):
-        client.converse(**asked)
-    with pytest.raises(botocore.exceptions.EventStreamError, match="throttlingException"):
-        list(client.converse_stream(**asked)["stream"])
+    with (
+        bedrock_client(fakes["bedrock"], "another") as stranger,
+        pytest.raises(botocore.exceptions.ClientError, match="InvalidSignatureException"),
+    ):
+        stranger.converse(**asked)
+    with bedrock_client(fakes["bedrock"]) as client:
+        with pytest.raises(botocore.exceptions.ClientError, match="must alternate"):
+            client.converse(**asked)
+        fakes["bedrock"].next("rate_limited", "error:3")
+        asked["messages"].pop()
+        with pytest.raises(client.exceptions.ThrottlingException):
+            client.converse(**asked)
+        with pytest.raises(botocore.exceptions.EventStreamError, match="throttlingException"):
+            events_of(client.converse_stream(**asked)["stream"])
 
 
 @pytest.mark.parametrize("name", ["azure", "deepseek", "groq", "lmstudio", "mistral", "openrouter", "vllm"])
