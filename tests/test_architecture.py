@@ -97,6 +97,7 @@ ORDER = (
     "gateway.server.auth",
     "gateway.server.relay",
     "gateway.server.endpoints",
+    "gateway.server.pages",
     "gateway.server.*",
     # the whole
     "gateway.settings",

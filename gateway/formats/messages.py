@@ -12,6 +12,7 @@ from gateway.formats.continuation import Continuation
 from gateway.formats.messages_chat import message_of, to_chat
 from gateway.formats.messages_stream import NativeMessages, TranslatedMessages
 from gateway.formats.request import EVENTS, TEXT, Events, Extent, NotAnAnswer
+from gateway.formats.rewritten import chat_body
 from gateway.formats.splice import replace_fields, replace_model
 from gateway.formats.sse import event
 from gateway.formats.tokens import estimate, image_size, image_tokens
@@ -57,15 +58,10 @@ class MessagesRequest:
         """The body for a backend. Raises Untranslatable for what chat cannot say."""
         if self._is_native(provider):
             return self._native_body(model, max_output)
-        chat = to_chat(self.doc)
-        if not provider.startswith("openai"):
-            chat.pop("user", None)  # some know no such field, and would refuse a request that never had it
         limit = self.max_output if max_output is None else max_output
-        if limit is not None:
-            chat[output_field] = limit
-        if self.stream:
-            chat["stream"], chat["stream_options"] = True, {"include_usage": True}
-        return orjson.dumps({"model": model, **chat})
+        return chat_body(
+            to_chat(self.doc), model, provider=provider, limit=limit, output_field=output_field, stream=self.stream
+        )
 
     def read(self, body: bytes, content_type: bytes, provider: str) -> "MessagesAnswer":
         """A whole answer from its bytes. Raises NotAnAnswer."""

@@ -12,6 +12,7 @@ from gateway.formats.continuation import Continuation
 from gateway.formats.request import EVENTS, RESPONSES, TEXT, Events, Extent, NotAnAnswer
 from gateway.formats.responses_chat import ending, output_of, response_id, response_of, to_chat
 from gateway.formats.responses_stream import NativeResponses, TranslatedResponses
+from gateway.formats.rewritten import chat_body
 from gateway.formats.splice import replace_fields, replace_model
 from gateway.formats.sse import event
 from gateway.formats.tokens import estimate
@@ -66,15 +67,10 @@ class ResponsesRequest:
         """The body for a backend. Raises Untranslatable for what chat cannot say."""
         if self.is_native(provider):
             return self._native_body(model, max_output)
-        chat = to_chat(self.doc)
-        if not provider.startswith("openai"):
-            chat.pop("user", None)  # some know no such field, and would refuse a request that never had it
         limit = self.max_output if max_output is None else max_output
-        if limit is not None:
-            chat[output_field] = limit
-        if self.stream:
-            chat["stream"], chat["stream_options"] = True, {"include_usage": True}
-        return orjson.dumps({"model": model, **chat})
+        return chat_body(
+            to_chat(self.doc), model, provider=provider, limit=limit, output_field=output_field, stream=self.stream
+        )
 
     def read(self, body: bytes, content_type: bytes, provider: str) -> "ResponsesAnswer":
         """A whole answer from its bytes. Raises NotAnAnswer."""

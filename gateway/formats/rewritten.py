@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from gateway.formats.chat_stream import ChatStream
 from gateway.formats.continuation import Continuation
 from gateway.formats.tokens import estimate
@@ -82,3 +84,16 @@ def name_of(call: Mapping[str, Any]) -> str:
     function = call.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def chat_body(
+    chat: dict[str, Any], model: str, *, provider: str, limit: int | None, output_field: str, stream: bool
+) -> bytes:
+    """The chat request, as bytes, that another format's request has become; `limit` are its output tokens."""
+    if not provider.startswith("openai"):
+        chat.pop("user", None)  # some know no such field, and would refuse a request that never had it
+    if limit is not None:
+        chat[output_field] = limit
+    if stream:
+        chat["stream"], chat["stream_options"] = True, {"include_usage": True}
+    return orjson.dumps({"model": model, **chat})

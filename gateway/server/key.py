@@ -5,21 +5,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from gateway.budget.escrow import Escrow
 from gateway.budget.left import described, iso_text
 from gateway.budget.store import Standing, StoreDown
-from gateway.errors import GatewayError
 from gateway.proxy import Proxy
-from gateway.server.auth import Headers, read_headers
+from gateway.server.auth import Headers
 from gateway.server.endpoints import RequestIds
-from gateway.server.errors import JSON, allow_header, send_body, send_error, wrong_method
+from gateway.server.pages import CallersPage
 from gateway.trip import Trip
 
 
-class KeyPage:
+class KeyPage(CallersPage):
     """The page: a plain ASGI callable.
 
         {"object": "key", "name": "alice", "team": "research", "allow": ["fast", "task:*"],
@@ -34,33 +32,11 @@ class KeyPage:
     """
 
     def __init__(self, proxy: Proxy, ids: RequestIds, escrow: Escrow) -> None:
-        self._proxy = proxy
-        self._ids = ids
+        super().__init__(proxy, ids, "/v1/key", "key")
         self._escrow = escrow
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        trip = self._proxy.begin(self._ids.next(), scope["method"], "/v1/key", "key")
-        outcome = "error"
-        headers = read_headers(scope)
-        self._proxy.trace(trip, headers.traceparent, headers.tracestate)
-        try:
-            if scope["method"] not in ("GET", "HEAD"):
-                raise wrong_method(scope["method"], scope["path"], ("GET",))
-            doc = await self._doc(headers, trip)
-            trip.status, outcome = 200, "ok"
-            await send_body(send, 200, [JSON], orjson.dumps(doc), trip.request_id, head_only=scope["method"] == "HEAD")
-        except GatewayError as error:
-            trip.status, trip.code = error.status, error.code
-            self._proxy.rejected(error.code)
-            allowed = [allow_header(("GET",))] if error.status == 405 else []
-            await send_error(send, error, allowed, trip.request_id)
-        finally:
-            trip.finish(outcome)
-
-    async def _doc(self, headers: Headers, trip: Trip) -> Mapping[str, Any]:
-        runtime = self._proxy.runtime
-        principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
+    async def _doc(self, scope: Scope, headers: Headers, trip: Trip) -> Mapping[str, Any]:
+        runtime, principal = self._caller(headers, trip)
         limits = runtime.terms.own(principal)
         standings: list[Standing | None] = [None] * len(limits)
         with contextlib.suppress(StoreDown):  # then `remaining` is null

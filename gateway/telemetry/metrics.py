@@ -11,7 +11,6 @@ from gateway.telemetry.names import Metric
 from gateway.telemetry.records import RequestRecord
 
 MAX_CHILDREN = 4096  # label sets of requests that are kept apart; more are counted together under `other`
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 _DURATION_BOUNDS = names.DURATION.buckets
 _FIRST_BOUNDS = names.FIRST_TOKEN.buckets

@@ -1,7 +1,7 @@
 """One backend as it runs: its wire, its keys, how it is doing and how much of it is in use."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from gateway.formats.request import RESPONSES
@@ -133,9 +133,6 @@ def _speaks(settings: BackendSettings, host: str) -> str:
     """Its provider, with RESPONSES where it has `/responses`: as its option says, else as OpenAI itself has."""
     said = settings.options.get("responses", "true" if host in _NEW_LIMIT else "false")
     return settings.provider + RESPONSES if settings.provider == "openai" and said == "true" else settings.provider
-
-
-OpenWire = Callable[[str, BackendSettings], Wire]
 
 
 def origin_of(settings: BackendSettings) -> Origin:
