@@ -94,6 +94,11 @@ def test_ci_runs_the_readme_test_command() -> None:
     assert tests in [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
 
 
+def test_uv_trusts_whom_the_system_trusts() -> None:
+    """Both commands of the README work where only the system's store knows the certificate authority."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["system-certs"] is True
+
+
 def test_readme_names_every_command() -> None:
     """The README's table of commands has those that the program has, and no others."""
     from gateway.cli import group
