@@ -56,6 +56,9 @@ def warnings(policy: Policy, now: float) -> Iterator[str]:
     """What is allowed, and probably not meant; `now` in seconds since the epoch."""
     if not policy.backends:
         yield "there is no backend; declare one under `backends:`"
+    for name, alias in policy.aliases.items():
+        if name in policy.models and not any(name in step.any for step in alias.chain):
+            yield f"alias {name} is also a model, which nobody can ask for now; write another name for one of them"
     for kind, routes in (("alias", policy.aliases), ("task", policy.tasks)):
         for name, route in routes.items():
             yield from _route_warnings(policy, f"{kind} {name}", route)

@@ -17,7 +17,7 @@ _PROVIDERS = TRANSLATED | OWN
 def check(root: Fields, *, whole: bool) -> list[Problem]:
     """What is wrong between the names. `whole` is false when a file could not be read, and then nothing is called
     unknown."""
-    problems = [*_names(root), *_clashes(root), *_hashes(root), *_providers(root), *_twice(root)]
+    problems = [*_names(root), *_hashes(root), *_providers(root), *_twice(root)]
     if whole:
         problems += [*_pointers(root, "models", "backend", "backends"), *_pointers(root, "keys", "team", "teams")]
         problems += [*_chains(root), *_modes(root)]
@@ -55,16 +55,6 @@ def _names(root: Fields) -> Iterator[Problem]:
                 yield entry.place.problem(
                     f"{section}.{name}: `auto` and `task:…` ask for a task, never for this {kind}; write another name"
                 )
-
-
-def _clashes(root: Fields) -> Iterator[Problem]:
-    models = _section(root, "models")
-    for name, entry in _section(root, "aliases").items():
-        if name in models:
-            yield entry.place.problem(
-                f"aliases.{name}: `{name}` is also a model ({models[name].place}), which could never be asked for; "
-                "write another name for one of them"
-            )
 
 
 def _hashes(root: Fields) -> Iterator[Problem]:

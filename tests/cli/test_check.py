@@ -140,6 +140,15 @@ def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path) -> None:
     ]
 
 
+def test_an_alias_hides_a_model_of_its_name(tmp_path: Path) -> None:
+    """The alias is looked up first: a warning, unless the model stands in its chain and so still answers."""
+    policy = load(write(tmp_path, POLICY.replace("home: {chain: [llama]", "llama: {chain: [llama]")), {})
+    assert not any("also a model" in line for line in warnings(policy, 0))
+    policy = load(write(tmp_path, POLICY.replace("home: {chain: [llama]", "mini: {chain: [llama]")), {})
+    found = [line for line in warnings(policy, 0) if "also a model" in line]
+    assert [line.split(",")[0] for line in found] == ["alias mini is also a model"]
+
+
 def test_a_key_expires_when_its_day_begins_in_the_server_s_time_zone(tmp_path: Path) -> None:
     """Tokyo's new year comes nine hours before UTC's."""
     policy = load(write(tmp_path, POLICY), {"OPENAI_API_KEY": "k"})

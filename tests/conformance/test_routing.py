@@ -46,11 +46,13 @@ def gateway(upstream: FaultUpstream, folder: Path) -> Iterator[Served]:
                 "gone": {"backend": "off", "model": "up-gone"},
                 "dead": {"backend": "down", "model": "up-dead"},
                 "gpt-declared": {"backend": "cloud", "model": "up-declared"},
+                "twin": {"backend": "cloud", "model": "up-twin"},
                 "embedder": {"backend": "cloud", "model": "up-embedder", "mode": "embedding"},
             },
             "aliases": {
                 "fast": ["gone", "small", "large"],
                 "large-first": ["large", "small"],
+                "twin": ["small"],
                 "private": {"chain": ["large", "small"], "data": "local"},
                 "nowhere": {"chain": ["large"], "data": "local"},
                 "only-off": ["gone"],
@@ -94,6 +96,7 @@ ROUTES: dict[str, tuple[str, str | None, tuple[str, str, str, str]]] = {
         None,
         ("cloud/llama-cloud", "cloud/llama-cloud", "cloud", "llama-cloud"),
     ),
+    "alias before model": ("twin", None, ("twin", "small", "home", "up-small")),
     "local data": ("private", None, ("private", "small", "home", "up-small")),
 }
 
