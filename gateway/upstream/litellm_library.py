@@ -260,10 +260,9 @@ def _import() -> None:
 
 
 def _untranslatable(error: Exception, provider: str) -> Untranslatable:
-    message = getattr(error, "message", None)
-    status = getattr(error, "status_code", None)
-    if isinstance(message, str) and isinstance(status, int):
-        told = message.removeprefix("litellm.").partition("litellm.drop_params")[0]
+    """Only of parameters that the provider lacks in litellm's own words: its others quote what the client said."""
+    if type(error).__name__ == "UnsupportedParamsError":
+        told = str(getattr(error, "message", "")).removeprefix("litellm.").partition("litellm.drop_params")[0]
         return Untranslatable(f"This request cannot be translated for {provider}: {told[:500]}")
     return Untranslatable(
         f"This request cannot be translated for {provider} ({type(error).__name__}); "

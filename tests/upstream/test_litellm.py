@@ -430,6 +430,16 @@ async def test_messages_that_make_no_sense_are_the_client_s_mistake(provider: st
     assert error["message"]
 
 
+@pytest.mark.parametrize("provider", ["anthropic", "gemini", "bedrock", "ollama", "mistral"])
+async def test_a_refusal_to_translate_quotes_nothing_that_was_said(provider: str) -> None:
+    """litellm's own messages hold the conversation that it could not read; the client's error holds none of it."""
+    inner = says(Script(400, [b'{"message":"no"}']))
+    wire = opened(inner, provider=provider, options=AWS if provider == "bedrock" else {})
+    for odd in ({"role": {"marked": "role"}}, {"role": "nobody"}, {"role": "user", "content": ["marked part"]}):
+        _, error = await refusal(wire, body("m", {"role": "system", "content": "marked"}, {"content": "marked", **odd}))
+        assert "marked" not in error["message"]
+
+
 async def test_anthropic_s_own_requests_pass_as_they_are() -> None:
     """Bytes both ways; only the key is put where Anthropic has it."""
     raw = b'{"model":"m", "messages":[]}'
