@@ -17,7 +17,7 @@ class Parent:
 
 def parse_traceparent(header: bytes | None) -> Parent | None:
     """A valid `traceparent` (W3C Trace Context, 3.2), or None: then a new trace begins."""
-    found = _PARENT.fullmatch(header) if header else None
+    found = _PARENT.fullmatch(header.strip(b" \t")) if header else None  # a parser may leave the space around a value
     if found is None or (found[1] == b"00" and found[5] is not None):
         return None
     if found[2] == b"0" * 32 or found[3] == b"0" * 16:

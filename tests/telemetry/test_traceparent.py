@@ -15,6 +15,7 @@ TRACE, SPAN = b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331"
         (b"00-%s-%s-01" % (TRACE, SPAN), True),
         (b"00-%s-%s-00" % (TRACE, SPAN), False),
         (b"00-%s-%s-03" % (TRACE, SPAN), True),
+        (b" 00-%s-%s-01 \t" % (TRACE, SPAN), True),
         (b"cc-%s-%s-01-what-the-future-brings" % (TRACE, SPAN), True),
     ],
 )
