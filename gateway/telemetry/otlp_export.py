@@ -11,7 +11,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from gateway.telemetry.otlp import Envelope
-from gateway.telemetry.otlp_settings import GRPC, Exporting
+from gateway.telemetry.otlp_settings import GRPC, Exporting, TelemetryMisconfigured, without_secrets
 
 _METHODS = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -160,6 +160,7 @@ class HttpSender:
     def __init__(self, to: Exporting) -> None:
         url = urlsplit(to.endpoint)
         self._to = to
+        self._shown = without_secrets(to.endpoint)
         self._host, self._port = url.hostname or "localhost", url.port
         self._target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
         self._tls = _tls(to) if url.scheme == "https" else None
@@ -179,9 +180,9 @@ class HttpSender:
             answer.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise SendFailed(f"{_shown(self._to)}: {type(error).__name__}", again=True) from error
+            raise SendFailed(f"{self._shown}: {type(error).__name__}", again=True) from error
         if not 200 <= answer.status < 300:
-            raise SendFailed(f"{_shown(self._to)}: status {answer.status}", again=answer.status in _AGAIN)
+            raise SendFailed(f"{self._shown}: status {answer.status}", again=answer.status in _AGAIN)
 
     def close(self) -> None:
         """Close the connection; the next `send` opens another."""
@@ -202,6 +203,7 @@ class GrpcSender:
         import grpc  # type: ignore[import-untyped]  # noqa: PLC0415  # heavy, and only with this protocol
 
         self._to = to
+        self._shown = without_secrets(to.endpoint)
         self._again = {
             grpc.StatusCode.CANCELLED,
             grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -228,27 +230,36 @@ class GrpcSender:
             self._call(body, timeout=self._to.timeout, metadata=self._metadata)
         except self._error as error:
             code = error.code()
-            raise SendFailed(f"{_shown(self._to)}: {code.name}", again=code in self._again) from error
+            raise SendFailed(f"{self._shown}: {code.name}", again=code in self._again) from error
 
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
 
 
-def _shown(to: Exporting) -> str:
-    """The endpoint without what may be a password or a token in it."""
-    return to.endpoint.rpartition("@")[2].partition("?")[0]
-
-
 def _tls(to: Exporting) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=to.certificate)
-    if to.client_certificate:
-        context.load_cert_chain(to.client_certificate, to.client_key)
+    for path in (to.certificate, to.client_key, to.client_certificate):
+        _read(path)
+    try:
+        context = ssl.create_default_context(cafile=to.certificate)
+        if to.client_certificate:
+            context.load_cert_chain(to.client_certificate, to.client_key)
+    except ssl.SSLError as error:
+        raise TelemetryMisconfigured(
+            f"a file of OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE or _CLIENT_KEY is wrong ({error.reason}); "
+            "write certificates in PEM, and the key that the client's certificate is of"
+        ) from error
     return context
 
 
 def _read(path: str | None) -> bytes | None:
     if path is None:
         return None
-    with open(path, "rb") as file:  # noqa: PTH123  # bytes of a file, once
-        return file.read()
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # bytes of a file, once
+            return file.read()
+    except OSError as error:
+        raise TelemetryMisconfigured(
+            f"{path} cannot be read ({error.strerror}); write a file in PEM to OTEL_EXPORTER_OTLP_CERTIFICATE, "
+            "_CLIENT_CERTIFICATE and _CLIENT_KEY"
+        ) from error

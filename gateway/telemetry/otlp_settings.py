@@ -6,10 +6,11 @@ Source: the OpenTelemetry specification, "OTLP Exporter Configuration" and "Envi
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 GRPC, HTTP = "grpc", "http/protobuf"
 _NAME = re.compile(r"[0-9A-Za-z_.-]+")
+_COMPRESSIONS = ("gzip", "none")
 _CAPTURE = frozenset(("true", "span_only", "span_and_event"))
 
 
@@ -57,18 +58,27 @@ def exporting(environ: Mapping[str, str], signal: str) -> Exporting | None:
             environ, f"OTEL_EXPORTER_OTLP_{name}"
         )
 
-    protocol = option("PROTOCOL") or (GRPC if _port(specific or general) == 4317 else HTTP)
+    given = specific or general or ""
+    address = _address(given)
+    protocol = option("PROTOCOL") or (GRPC if address is not None and address.port == 4317 else HTTP)
     if protocol not in (GRPC, HTTP):
         raise TelemetryMisconfigured(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; write {GRPC} or {HTTP}")
-    endpoint = specific or general or ("http://localhost:4317" if protocol == GRPC else "http://localhost:4318")
+    compression = option("COMPRESSION") or "none"
+    if compression not in _COMPRESSIONS:
+        raise TelemetryMisconfigured(f"OTEL_EXPORTER_OTLP_COMPRESSION is {compression!r}; write gzip or none")
+    usual = "http://localhost:4317" if protocol == GRPC else "http://localhost:4318"
+    if given and (address is None or (protocol == HTTP and not address.scheme)):
+        name = f"OTEL_EXPORTER_OTLP_{f'{signal.upper()}_' if specific else ''}ENDPOINT"
+        raise TelemetryMisconfigured(f"{name} is {without_secrets(given)!r}; write an address such as {usual}")
+    endpoint = given or usual
     if protocol == HTTP and not specific:
         endpoint = f"{endpoint.rstrip('/')}/v1/{signal}"
     return Exporting(
         protocol=protocol,
         endpoint=endpoint,
         headers=_headers(option("HEADERS") or ""),
-        timeout=_number("OTEL_EXPORTER_OTLP_TIMEOUT", option("TIMEOUT") or "10000") / 1000,  # given in milliseconds
-        gzip=option("COMPRESSION") == "gzip",
+        timeout=_positive("OTEL_EXPORTER_OTLP_TIMEOUT", option("TIMEOUT") or "10000") / 1000,  # given in milliseconds
+        gzip=compression == "gzip",
         insecure=endpoint.startswith("http://") or ("://" not in endpoint and _is_true(option("INSECURE"))),
         certificate=option("CERTIFICATE"),
         client_key=option("CLIENT_KEY"),
@@ -109,10 +119,7 @@ def resource(environ: Mapping[str, str], instance: str) -> dict[str, str]:
 
 def number(environ: Mapping[str, str], name: str, default: float) -> float:
     """A positive number from a variable, or the default."""
-    found = _number(name, _get(environ, name) or str(default))
-    if found <= 0:
-        raise TelemetryMisconfigured(f"{name} is {found:g}; write a number above 0")
-    return found
+    return _positive(name, _get(environ, name) or str(default))
 
 
 def captures_content(environ: Mapping[str, str]) -> bool:
@@ -128,8 +135,26 @@ def _is_true(value: str | None) -> bool:
     return value is not None and value.strip().lower() == "true"
 
 
-def _port(endpoint: str | None) -> int | None:
-    return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").port if endpoint else None
+def without_secrets(endpoint: str) -> str:
+    """The endpoint without what may be a password or a token in it."""
+    return endpoint.rpartition("@")[2].partition("?")[0]
+
+
+def _address(endpoint: str) -> SplitResult | None:
+    """Its parts; None when it names no host that can be asked."""
+    try:
+        url = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        can_be_asked = bool(url.hostname) and url.port != 0 and url.scheme in ("", "http", "https")
+    except ValueError:
+        return None
+    return url if can_be_asked else None
+
+
+def _positive(name: str, value: str) -> float:
+    found = _number(name, value)
+    if found <= 0:
+        raise TelemetryMisconfigured(f"{name} is {found:g}; write a number above 0")
+    return found
 
 
 def _number(name: str, value: str) -> float:

@@ -1,9 +1,13 @@
 """The way to the collector: bounded, in batches, never waiting."""
 
 import threading
+from pathlib import Path
+
+import pytest
 
 from gateway.telemetry.otlp import Envelope
-from gateway.telemetry.otlp_export import Batcher, SendFailed
+from gateway.telemetry.otlp_export import Batcher, SendFailed, open_sender
+from gateway.telemetry.otlp_settings import GRPC, HTTP, Exporting, TelemetryMisconfigured
 
 ENVELOPE = Envelope({}, "", "")
 
@@ -92,3 +96,28 @@ def test_what_a_collector_takes_too_slowly_is_told_once_in_a_while() -> None:
     ((name, fields),) = told
     assert (name, fields["signal"], fields["dropped"]) == ("export_trouble", "traces", 4)
     assert "OTEL_BSP_MAX_QUEUE_SIZE" in str(fields["detail"])
+
+
+@pytest.mark.parametrize("protocol", [GRPC, HTTP])
+@pytest.mark.parametrize("option", ["certificate", "client_key", "client_certificate"])
+def test_a_certificate_that_cannot_be_read_is_named(protocol: str, option: str) -> None:
+    """With the variables that it may have come from."""
+    files = {option: "/nowhere/x.pem"}
+    to = Exporting(
+        protocol,
+        "https://localhost:1",
+        certificate=files.get("certificate"),
+        client_key=files.get("client_key"),
+        client_certificate=files.get("client_certificate"),
+    )
+    with pytest.raises(TelemetryMisconfigured, match=r"/nowhere/x.pem cannot be read .*OTEL_EXPORTER_OTLP_CERTIFICATE"):
+        open_sender(to, "traces")
+
+
+def test_a_certificate_that_is_none_is_told(tmp_path: Path) -> None:
+    """Instead of OpenSSL's own words alone."""
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("no certificate")
+    to = Exporting(HTTP, "https://localhost:1", certificate=str(wrong))
+    with pytest.raises(TelemetryMisconfigured, match=r"OTEL_EXPORTER_OTLP_CERTIFICATE.*is wrong"):
+        open_sender(to, "traces")

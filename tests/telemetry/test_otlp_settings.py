@@ -108,6 +108,16 @@ def test_samplers(name: str, argument: str, expected: Sampling) -> None:
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"},
             "OTEL_EXPORTER_OTLP_TIMEOUT is 'soon'; write a number",
         ),
+        (
+            lambda e: otlp_settings.exporting(e, "traces"),
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TIMEOUT": "0"},
+            "OTEL_EXPORTER_OTLP_TIMEOUT is 0; write a number above 0",
+        ),
+        (
+            lambda e: otlp_settings.exporting(e, "traces"),
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"},
+            "OTEL_EXPORTER_OTLP_COMPRESSION is 'zstd'; write gzip or none",
+        ),
         (otlp_settings.sampling, {"OTEL_TRACES_SAMPLER": "jaeger"}, "write always_on, always_off or traceidratio"),
         (
             otlp_settings.sampling,
@@ -123,6 +133,28 @@ def test_a_wrong_value_is_told_with_its_remedy(
     """The message names the variable, the value and what is allowed."""
     with pytest.raises(TelemetryMisconfigured, match=told):
         read(environ)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "protocol"),
+    [
+        ("c:4318", "http/protobuf"),
+        ("http://c:port", "http/protobuf"),
+        ("http://c:99999", "grpc"),
+        ("ftp://c:1", "http/protobuf"),
+        ("http://", "grpc"),
+        ("/v1/traces", "http/protobuf"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_asked_is_told_at_the_start(endpoint: str, protocol: str) -> None:
+    """Else spans would go to another port than the one that was meant, or nowhere; no password is quoted."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    with pytest.raises(TelemetryMisconfigured, match=r"OTEL_EXPORTER_OTLP_ENDPOINT is .*; write an address such as"):
+        otlp_settings.exporting(environ, "traces")
+    specific = {**environ, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "ftp://u:secret@c/x?token=secret"}
+    with pytest.raises(TelemetryMisconfigured, match="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is 'c/x'") as caught:
+        otlp_settings.exporting(specific, "traces")
+    assert "secret" not in str(caught.value)
 
 
 def test_the_resource_names_the_service_and_the_worker() -> None:
