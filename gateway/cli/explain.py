@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-from gateway.admission import most_output
+from gateway.admission import Terms, most_output
 from gateway.budget.left import described, left_of, resets_at
 from gateway.budget.meter import MeterLimit, amount_text, limit_text, span_of, time_text
 from gateway.budget.money import format_usd, worst_case
@@ -18,7 +19,7 @@ from gateway.budget.store import ManagedKey, Standing, account_of
 from gateway.cli.store import Down, in_store, policies_option, read_policies, store_option
 from gateway.errors import GatewayError
 from gateway.identity.principal import ANONYMOUS, Principal
-from gateway.policy.router import Candidate, Plan, Wish, plan
+from gateway.policy.router import OUT, Candidate, Plan, Wish, plan
 
 
 @click.command("explain")
@@ -49,15 +50,17 @@ def command(
     managed = [] if key is None or key in policy.keys else _managed(store)
     try:
         runtime = build_runtime(policy, PriceList.load(), managed)
-        principal = ANONYMOUS if key is None else _principal(key, runtime.keyring.named(key), [*policy.keys, *managed])
+        known = None if key is None else runtime.keyring.named(key, time.time())
+        principal = ANONYMOUS if key is None else _principal(key, known, [*policy.keys, *managed])
         wish = Wish(model, task, input_tokens, max_tokens)
         way = plan(runtime.catalog, principal, wish, runtime.backends, time.monotonic(), Dice(seed=0))
     except GatewayError as error:
         click.echo(f"gateway: {error.status} {error.code}: {error.message}", err=True)
         sys.exit(1)
-    rows = [_row(number, candidate, wish) for number, candidate in enumerate(way.candidates, 1)]
-    terms = [runtime.terms.own(principal), *(runtime.terms.terms(principal, c.target).limits for c in way.candidates)]
-    limits = list(dict.fromkeys(limit for some in terms for limit in some))
+    terms = [runtime.terms.terms(principal, candidate.target) for candidate in way.candidates]
+    candidates = [_within(each, candidate) for each, candidate in zip(terms, way.candidates, strict=True)]
+    rows = [_row(number, candidate, wish) for number, candidate in enumerate(candidates, 1)]
+    limits = list(dict.fromkeys((*runtime.terms.own(principal), *(limit for each in terms for limit in each.limits))))
     standings = _standings(store, limits)
     if as_json:
         now = time.time()
@@ -104,6 +107,15 @@ def _limit(limit: MeterLimit, standing: Standing | None) -> str:
     end = resets_at(limit, standing, time.time())
     when = "" if end is None else f"; resets at {time_text(end)}"
     return f"  {left} left of {limit_text(limit)}{' (soft)' if limit.soft else ''}{when}"
+
+
+def _within(terms: Terms, candidate: Candidate) -> Candidate:
+    """The candidate as its limits leave it: without a price, nothing can be held against dollars."""
+    if candidate.verdict is OUT or terms.priced or not terms.in_dollars:
+        return candidate
+    name = candidate.target.name
+    reason = "nobody knows what it costs, and a limit is in dollars; add to the policies, under models: "
+    return replace(candidate, verdict=OUT, reason=f"{reason}{name}: `price: {{input: 0.00, output: 0.00}}`")
 
 
 def _row(number: int, candidate: Candidate, wish: Wish) -> dict[str, Any]:

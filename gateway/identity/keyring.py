@@ -91,13 +91,8 @@ class Keyring:
             digest = hashlib.sha256(secret).digest()
             principal = self._by_digest.get(digest)
             if principal is not None:
-                if digest in self._conditions:
-                    self._conditions[digest].check(now)
-                if principal.has_expired(now):
-                    raise AuthenticationError(
-                        f"The key of {principal.name!r} has expired; ask whoever runs this gateway for a new one.",
-                        code="expired_api_key",
-                    )
+                if principal.expires is not None or digest in self._conditions:
+                    self._check(digest, principal, now)
                 return principal
         if self._open_door:
             return ANONYMOUS
@@ -105,9 +100,29 @@ class Keyring:
             raise AuthenticationError(f"No API key was sent; {HELP}.")
         raise AuthenticationError(f"This API key is not known here; {HELP}.")
 
-    def named(self, name: str) -> Principal | None:
-        """The principal with this name."""
-        return next((known for known in self._by_digest.values() if known.name == name), None)
+    def named(self, name: str, now: float) -> Principal | None:
+        """The principal with this name. Raises AuthenticationError when none of its secrets proves it at `now`."""
+        refused: AuthenticationError | None = None
+        for digest, principal in self._by_digest.items():
+            if principal.name == name:
+                try:
+                    self._check(digest, principal, now)
+                except AuthenticationError as error:
+                    refused = error
+                else:
+                    return principal
+        if refused is not None:
+            raise refused
+        return None
+
+    def _check(self, digest: bytes, principal: Principal, now: float) -> None:
+        if digest in self._conditions:
+            self._conditions[digest].check(now)
+        if principal.has_expired(now):
+            raise AuthenticationError(
+                f"The key of {principal.name!r} has expired; ask whoever runs this gateway for a new one.",
+                code="expired_api_key",
+            )
 
     def __len__(self) -> int:
         return len(self._by_digest)

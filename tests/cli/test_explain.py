@@ -40,6 +40,7 @@ POLICIES = {
             limits=[{"usd": 5, "per": "day"}, {"tokens": 1000, "per": "total", "soft": True}, {"concurrent": 4}],
         ),
         "bob": key_policy("sk-bob", allow=["free"]),
+        "old": key_policy("sk-old", expires="2020-01-01"),
     },
 }
 Explain = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -86,6 +87,21 @@ def test_the_worst_case_of_each_candidate(explain: Explain) -> None:
     ]
     rows = parsed(explain("--model", "smart", "--input-tokens", "1000", "--max-tokens", "50", "--json"))["candidates"]
     assert rows[0]["worst_case_usd"] == "0.0015"
+
+
+def test_a_limit_in_dollars_leaves_out_what_has_no_price(explain: Explain) -> None:
+    """As a request would find: for that key it is out, with the line to add; for others it is in."""
+    rows = parsed(explain("--model", "smart", "--key", "alice", "--json"))["candidates"]
+    assert [(row["model"], row["verdict"]) for row in rows] == [("dear", "in"), ("free", "in"), ("unknown", "out")]
+    assert "under models: unknown: `price: " in rows[2]["reason"]
+    assert parsed(explain("--model", "smart", "--json"))["candidates"][2]["verdict"] == "in"
+
+
+def test_a_key_that_is_refused(explain: Explain) -> None:
+    """A request with an expired key gets no plan but a 401, and that is what is said."""
+    done = explain("--model", "smart", "--key", "old")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "401 expired_api_key: The key of 'old' has expired" in done.stderr
 
 
 def test_limits_of_a_store_that_is_not_there_yet(explain: Explain, tmp_path: Path) -> None:
@@ -140,7 +156,7 @@ def test_names_that_are_not_known(explain: Explain) -> None:
     """A key that nobody has, a model that this key may not use: said, with what there is."""
     done = explain("--model", "smart", "--key", "dave")
     assert done.returncode == 2
-    assert "there is no key 'dave'; known are: alice, bob" in done.stderr
+    assert "there is no key 'dave'; known are: alice, bob, old" in done.stderr
     done = explain("--model", "smart", "--key", "bob")
     assert done.returncode == 1
     assert "model_not_allowed" in done.stderr

@@ -38,7 +38,8 @@ def test_both_kinds_of_keys_are_known() -> None:
     ring = keyring(Credential(hash_of(MANAGED), ci))
     assert ring.identify(MANAGED, NOW) is ci
     assert ring.identify(POLICY_KEY, NOW).name == "alice"
-    assert ring.named("ci") is ci
+    assert ring.named("ci", NOW) is ci
+    assert ring.named("nobody", NOW) is None
 
 
 def test_an_unknown_or_missing_key_is_told_how_to_send_one() -> None:
@@ -74,6 +75,18 @@ def test_an_expired_key_has_a_code_of_its_own() -> None:
     assert ring.identify(MANAGED, NOW - 1).name == "ci"
     assert refusal(ring, MANAGED).code == "expired_api_key"
     assert refusal(ring, b"old").code == "expired_api_key"
+
+
+def test_a_name_is_refused_as_its_secrets_are() -> None:
+    """Expired, revoked; a name with a new secret is not held to the one that it replaced."""
+    ci = Principal("ci")
+    replaced = Credential(hash_of(b"gw-before"), ci, until=NOW - 1)
+    with pytest.raises(AuthenticationError) as expired:
+        keyring().named("old", NOW)
+    assert expired.value.code == "expired_api_key"
+    with pytest.raises(AuthenticationError, match="was revoked"):
+        keyring(Credential(hash_of(MANAGED), ci, refusal="was revoked")).named("ci", NOW)
+    assert keyring(replaced, Credential(hash_of(MANAGED), ci)).named("ci", NOW) is ci
 
 
 def test_the_policies_own_a_hash_that_both_know() -> None:
