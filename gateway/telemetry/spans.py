@@ -69,6 +69,7 @@ def tree(origin: Origin, record: RequestRecord, genai: GenAi, new_id: Callable[[
 def _server_span(origin: Origin, record: RequestRecord, trace_id: bytes, span_id: bytes, start: int, end: int) -> bytes:
     parts = [
         _request_attributes(origin.method, origin.route, record.status, record.outcome, record.key, record.team),
+        _asked_attributes(record.route_label, record.task),
         attribute("gateway.request_id", record.request_id),
     ]
     if error := record.code or (record.outcome if record.outcome != "ok" else ""):
@@ -134,6 +135,11 @@ def _request_attributes(method: str, route: str, status: int, outcome: str, key:
     return b"".join((*parts, *_named({"gateway.key": key, "gateway.team": team})))
 
 
+@lru_cache(KEPT)
+def _asked_attributes(route: str, task: str) -> bytes:
+    return b"".join(_named({"gateway.route": route, "gateway.task": task}))
+
+
 @lru_cache(KEPT, typed=True)
 def _genai_attributes(operation: str, provider: str, model: str, stream: bool) -> bytes:
     parts = [
@@ -174,15 +180,15 @@ def _named(values: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def _add_request(parts: list[bytes], record: RequestRecord) -> None:
-    if record.max_tokens is not None:
+    if record.max_tokens:  # 0 stands for an operation that writes nothing, as embeddings
         parts.append(kept_attribute("gen_ai.request.max_tokens", record.max_tokens))
     if record.temperature is not None:
         parts.append(kept_attribute("gen_ai.request.temperature", float(record.temperature)))
     if record.top_p is not None:
         parts.append(kept_attribute("gen_ai.request.top_p", float(record.top_p)))
-    if record.input_messages is not None:
+    if record.input_messages:
         parts.append(attribute("gen_ai.input.messages", input_json(record.input_messages)))
-    if record.output_text is not None:
+    if record.output_text:
         parts.append(attribute("gen_ai.output.messages", output_json(record.output_text, record.finish_reasons)))
 
 

@@ -118,6 +118,7 @@ def test_a_plain_answer(scene: Scene) -> None:
         "gateway.outcome": "ok",
         "gateway.key": "alice",
         "gateway.team": "research",
+        "gateway.route": "plain",
         "gateway.request_id": tree.reply.headers["x-request-id"],
     }
     usage = tree.reply.json["usage"]

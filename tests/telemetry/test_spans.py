@@ -61,6 +61,8 @@ def test_a_streamed_success() -> None:
         "gateway.request_id": "req-1",
         "gateway.key": "alice",
         "gateway.team": "research",
+        "gateway.route": "analysis",
+        "gateway.task": "analysis",
         "gateway.outcome": "ok",
     }
     first_chunk = genai.attributes.pop("gen_ai.response.time_to_first_chunk")
@@ -173,6 +175,7 @@ def test_a_budget_that_refused() -> None:
     made = record(status=429, outcome="error", code="budget_exceeded", attempts=(), usage=None, cost=None, held_at=None)
     (server,) = tree(made)
     assert (server.failed, server.attributes["error.type"]) == (False, "budget_exceeded")
+    assert (server.attributes["gateway.route"], server.attributes["gateway.task"]) == ("analysis", "analysis")
 
 
 def test_every_candidate_failed() -> None:
@@ -209,12 +212,19 @@ def test_the_attempts_span_is_the_one_that_was_sent_on() -> None:
 
 
 def test_content_is_there_only_when_the_record_has_it() -> None:
-    """The hook for content capture: two fields of the record, two attributes of the genai span."""
+    """The hook for content capture: two fields of the record, two attributes of the genai span; empty ones are not."""
     made = record(input_messages=({"role": "user", "content": "marked prompt"},), output_text="marked answer")
     found = tree(made)
     assert "marked prompt" in found[1].attributes["gen_ai.input.messages"]
     assert "marked answer" in found[1].attributes["gen_ai.output.messages"]
     assert "marked" not in str((found[0], found[2]))
+    assert not [key for key in tree(record(input_messages=(), output_text=""))[1].attributes if "messages" in key]
+
+
+def test_embeddings_have_no_limit_of_what_is_written() -> None:
+    """The client allowed nothing and forbade nothing."""
+    made = record(operation="embeddings", stream=False, max_tokens=0)
+    assert "gen_ai.request.max_tokens" not in tree(made)[1].attributes
 
 
 def test_what_is_emitted_is_registered_and_the_other_way_round() -> None:
@@ -227,8 +237,8 @@ def test_what_is_emitted_is_registered_and_the_other_way_round() -> None:
         outcome="interrupted",
         code="stream_interrupted",
         usage=Usage(9, 9, 1, 1, 1, estimated=True),
-        input_messages=(),
-        output_text="",
+        input_messages=({"role": "user", "content": "x"},),
+        output_text="y",
         attempts=tries,
     )
     emitted: dict[str, set[str]] = {}
