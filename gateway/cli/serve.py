@@ -15,7 +15,7 @@ from gateway.budget.store import Store, StoreDown
 from gateway.policy.loader import PolicyError, default_directory, load
 from gateway.policy.schema import Policy
 from gateway.settings import DEFAULT_STORE, Settings
-from gateway.telemetry.otlp_settings import TelemetryMisconfigured
+from gateway.telemetry.otlp_settings import TelemetryMisconfigured, check
 
 
 @click.command("serve")
@@ -96,6 +96,8 @@ def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> 
         _work(settings, policy, source, listener, None, lambda: click.echo(greeting))
         return
     from gateway.cli.workers import supervise  # noqa: PLC0415
+
+    check(os.environ)  # once and here, instead of by every worker
 
     def work(metrics: Path, ready: Callable[[], None]) -> None:
         _work(settings, policy, source, listener, metrics, ready)

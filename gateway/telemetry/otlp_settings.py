@@ -122,6 +122,16 @@ def number(environ: Mapping[str, str], name: str, default: float) -> float:
     return _positive(name, _get(environ, name) or str(default))
 
 
+def check(environ: Mapping[str, str]) -> None:
+    """Raise TelemetryMisconfigured for every value that would be found wrong only when it is used."""
+    if exporting(environ, "traces") is not None:
+        sampling(environ)
+        for name in ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY"):
+            number(environ, name, 1)
+    if exporting(environ, "metrics") is not None:
+        number(environ, "OTEL_METRIC_EXPORT_INTERVAL", 1)
+
+
 def captures_content(environ: Mapping[str, str]) -> bool:
     """Whether `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asks for prompts and answers on spans."""
     return environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "").strip().lower() in _CAPTURE

@@ -76,6 +76,16 @@ def test_told_to_end_while_a_worker_starts(tmp_path: Path) -> None:
     assert served.errors == ""
 
 
+def test_a_variable_that_cannot_be_obeyed_is_told_once(tmp_path: Path) -> None:
+    """Before there are workers, as with one: a line that says what to write, and exit status 2."""
+    policies = str(write_policies(tmp_path, POLICIES))
+    wrong = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_SAMPLER": "x"}
+    served = spawn("serve", "--policies", policies, "--port", "0", "--workers", "2", folder=tmp_path, env=wrong)
+    assert served.wait() == 2
+    assert served.errors.startswith("gateway: OTEL_TRACES_SAMPLER is 'x'; write ")
+    assert served.errors.count("\n") == 1
+
+
 def started(folder: Path) -> Served:
     """A gateway with two workers, to be ended by the test."""
     served = spawn(

@@ -157,6 +157,24 @@ def test_an_endpoint_that_cannot_be_asked_is_told_at_the_start(endpoint: str, pr
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"},
+        {"OTEL_TRACES_SAMPLER": "x"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "0"},
+        {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "x"},
+        {"OTEL_BSP_SCHEDULE_DELAY": "-1"},
+        {"OTEL_METRIC_EXPORT_INTERVAL": "x"},
+    ],
+)
+def test_everything_can_be_checked_before_it_is_used(wrong: dict[str, str]) -> None:
+    """With an exporter; without one nothing of it is used, and nothing is wrong."""
+    otlp_settings.check(wrong)
+    with pytest.raises(TelemetryMisconfigured, match=next(iter(wrong))):
+        otlp_settings.check({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", **wrong})
+
+
 def test_the_resource_names_the_service_and_the_worker() -> None:
     """The service's own name wins; attributes are decoded."""
     assert otlp_settings.resource({}, "w1") == {"service.name": "gateway", "service.instance.id": "w1"}
