@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
@@ -199,9 +200,7 @@ class Gateway:
             for backend in self.proxy.runtime.backends.values():
                 await backend.wire.aclose()
             await self._close_bank()
-            for exporter in (self._tracer, self._genai):
-                if exporter is not None:
-                    await asyncio.to_thread(exporter.close)
+            await close_together([exporter for exporter in (self._tracer, self._genai) if exporter is not None])
             self._log.event("stop", pid=os.getpid(), reason="it was told to end")
             self._log.close()
             self._metrics.close()
@@ -291,6 +290,19 @@ class Gateway:
 
     def _tell_lost(self, records: int) -> None:
         self._log.event("usage_lost", records=records)
+
+
+class Exporter(Protocol):
+    """What may have to wait for a collector when it is closed."""
+
+    def close(self) -> None:
+        """Send what is left, for a bounded time."""
+        ...
+
+
+async def close_together(exporters: Sequence[Exporter]) -> None:
+    """Close them at the same time: a collector that hangs is waited for once."""
+    await asyncio.gather(*(asyncio.to_thread(exporter.close) for exporter in exporters))
 
 
 def check_exposure(policy: Policy, host: str, *, managed_keys: int = 0) -> None:
