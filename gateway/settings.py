@@ -14,6 +14,7 @@ VARIABLES: Mapping[str, str] = {
     "GATEWAY_ADMIN_KEY": "key of /admin/v1; without it that is off",
     "GATEWAY_DEMO": "serve simulated backends",
 }
+_PREFIX = "GATEWAY_"
 DEFAULT_STORE = "sqlite:///gateway.db"
 
 
@@ -37,10 +38,11 @@ class Settings:
 def check_environment(environ: Mapping[str, str]) -> None:
     """Raise SettingsError for a `GATEWAY_*` variable that is not one of VARIABLES."""
     problems = []
+    settings = [name.removeprefix(_PREFIX) for name in VARIABLES]  # what all have in common brings none nearer
     for name in sorted(environ):
-        if name.startswith("GATEWAY_") and name not in VARIABLES:
-            near = get_close_matches(name, VARIABLES, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(VARIABLES)}."
+        if name.startswith(_PREFIX) and name not in VARIABLES:
+            near = get_close_matches(name.removeprefix(_PREFIX), settings, n=1)
+            advice = f"did you mean {_PREFIX}{near[0]}?" if near else f"known are {', '.join(VARIABLES)}."
             problems.append(f"{name} is not a setting of the gateway; {advice}")
     if problems:
         raise SettingsError("\n".join(problems))

@@ -15,7 +15,11 @@ def test_every_variable_of_ours_is_taken() -> None:
     [
         ("GATEWAY_POLICY", "did you mean GATEWAY_POLICIES?"),
         ("GATEWAY_PROT", "did you mean GATEWAY_PORT?"),
+        ("GATEWAY_WORKER", "did you mean GATEWAY_WORKERS?"),
+        ("GATEWAY_ADMINKEY", "did you mean GATEWAY_ADMIN_KEY?"),
         ("GATEWAY_ZZZZZZZZZZZ", "known are GATEWAY_POLICIES, GATEWAY_STORE"),
+        ("GATEWAY_FOO", "known are GATEWAY_POLICIES, GATEWAY_STORE"),
+        ("GATEWAY_AUTH", "known are GATEWAY_POLICIES, GATEWAY_STORE"),
     ],
 )
 def test_an_unknown_variable_is_an_error(name: str, said: str) -> None:
