@@ -198,7 +198,7 @@ async def test_what_litellm_cannot_put_into_words_is_the_client_s_mistake() -> N
     inner = says(Script(500))
     status, error = await refusal(opened(inner, provider="fal_ai"), body("fal-ai/any-vlm", "hi"))
     assert (status, inner.sent) == (400, [])
-    assert "exactly one image_url" in error["message"]
+    assert "cannot be translated for fal_ai" in error["message"]
 
 
 async def test_an_answer_that_has_not_the_provider_s_shape_is_no_answer() -> None:
