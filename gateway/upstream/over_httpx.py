@@ -23,14 +23,15 @@ from gateway.upstream.wire import (
 
 _OWN = frozenset((b"host", b"content-length", b"transfer-encoding"))
 _CLOSE_LIMIT = 1.0  # seconds that closing a socket may take; it is aborted, so nothing is waited for in truth
+_RESET = "<StreamReset"  # HTTP/2: the upstream has seen the request and refuses to answer it
 # How httpcore words the end of a connection; it has no exception for it apart from the one for malformed messages.
-_CUT = ("peer closed connection", "Server disconnected", "<StreamReset", "<ConnectionTerminated")
+_CUT = ("peer closed connection", "Server disconnected", _RESET, "<ConnectionTerminated")
 
 
 class HttpxReply:
     """A response on a transport that it owns until it is closed."""
 
-    __slots__ = ("_body", "_kept", "_response", "_wire", "complete", "headers", "status")
+    __slots__ = ("_body", "_kept", "_next", "_response", "_wire", "complete", "headers", "status")
 
     def __init__(self, wire: "HttpxWire", kept: "_Kept", response: httpx.Response) -> None:
         self._wire = wire
@@ -38,6 +39,7 @@ class HttpxReply:
         self._response = response
         assert isinstance(response.stream, AsyncIterable)
         self._body: AsyncIterator[bytes] = aiter(response.stream)
+        self._next: asyncio.Task[bytes] | None = None
         self.complete = False
         self.status = response.status_code
         self.headers: Sequence[Header] = [(name.lower(), value) for name, value in response.headers.raw]
@@ -48,21 +50,34 @@ class HttpxReply:
             raise ReadError("the reply was closed; read it before aclose()")
         if self.complete:
             return b""
+        # A task of its own, since httpx takes a read that is given up for the end of the body, which the next would
+        # then report. One that has failed stays, and fails again.
+        task = self._next = self._next or asyncio.get_running_loop().create_task(self._advance())
+        await asyncio.wait({task}, timeout=timeout)
+        if not task.done():
+            raise ReadTimeout(f"{self._wire.where}: timed out waiting for more of the body")
+        data = task.result()
+        self._next = None
+        self.complete = not data
+        return data
+
+    async def _advance(self) -> bytes:
         try:
-            async with asyncio.timeout(timeout):
-                while data := await anext(self._body, b""):
-                    return data
-        except TimeoutError as exc:
-            raise ReadTimeout(f"{self._wire.where}: timed out waiting for more of the body") from exc
+            while data := await anext(self._body, b""):
+                return data
         except httpx.HTTPError as exc:
             raise _translated(self._wire.where, exc)  # noqa: B904 - it carries its cause
-        self.complete = True
         return b""
 
     async def aclose(self) -> None:
         """Give the connection back if the message is whole, else close it. Idempotent."""
         kept, self._kept = self._kept, None
-        if kept is not None:
+        if kept is None:
+            return
+        try:
+            if self._next is not None:
+                await _end(self._next)
+        finally:
             await self._wire.give_back(kept, self._response if self.complete else None)
 
     def __repr__(self) -> str:
@@ -134,8 +149,10 @@ class HttpxWire:
             if kept is not None:
                 try:
                     response = await self._exchange(kept, method, target, headers, body, connect_timeout, timeout)
-                except ReadError:  # the upstream had closed it meanwhile: a fresh one, once, unseen
-                    kept = None
+                except ReadError as error:
+                    if str(error.__cause__).startswith(_RESET):
+                        raise
+                    kept = None  # the upstream had closed it meanwhile: a fresh one, once, unseen
             if kept is None:
                 kept = self._open()
                 response = await self._exchange(kept, method, target, headers, body, connect_timeout, timeout)
@@ -236,6 +253,13 @@ class HttpxWire:
             raise ProtocolError(f"{self.where}: the target holds a space; refused to send it")
         if not _OWN.isdisjoint([name.lower() for name, _ in headers]):
             raise ProtocolError(f"{self.where}: host, content-length and transfer-encoding are added by the wire")
+
+
+async def _end(task: "asyncio.Task[bytes]") -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=_CLOSE_LIMIT)
+    if task.done() and not task.cancelled():
+        task.exception()  # nobody is left to tell
 
 
 def _fault(headers: Sequence[Header], max_head: int) -> str | None:

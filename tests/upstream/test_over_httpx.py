@@ -127,6 +127,63 @@ async def test_http2_is_spoken_and_ends_with_its_reply(tmp_path: Path, end: bool
         assert (b":path", b"/v1/x?y=z") in (seen_requests[0].headers or [])
 
 
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "timed out"])
+async def test_a_reply_whose_read_was_given_up_is_never_whole(tmp_path: Path, cancelled: bool) -> None:
+    """Asked once more, as when a client has left, it tells of no end; and its connection is closed, not kept."""
+    authority = Authority(tmp_path)
+
+    async def script(peer: Peer) -> None:
+        await serve_http2(peer, end=False)
+
+    async with upstream(script, authority.server_context("127.0.0.1", ("h2",))) as seen:
+        wire = HttpxWire(Origin("https", "127.0.0.1", seen.port, ca_file=str(authority.file), http2=True))
+        reply = await send(wire)
+        assert await reply.read(PATIENCE) == b"o"
+        if cancelled:
+            reading = asyncio.create_task(reply.read(PATIENCE))
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait({reading})
+        else:
+            with pytest.raises(ReadTimeout):
+                await reply.read(0.01)
+        with pytest.raises(ReadTimeout):
+            await reply.read(0.01)
+        assert not reply.complete
+        await reply.aclose()
+        assert (wire.idle, wire.active) == (0, 0)
+        await asyncio.wait_for(seen.peers[0].gone.wait(), PATIENCE)
+
+
+async def test_http2_that_is_reset_on_a_kept_connection_is_not_sent_again_unseen(tmp_path: Path) -> None:
+    """Who resets a stream has seen its request: whether it is sent once more, the retry budget decides."""
+    authority = Authority(tmp_path)
+    asked = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal asked
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        await peer.say(connection.data_to_send())
+        while data := await peer.reader.read(65_536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.StreamEnded) and event.stream_id is not None:
+                    asked += 1
+                    if asked == 1:
+                        connection.send_headers(event.stream_id, [(":status", "200")], end_stream=True)
+                    else:
+                        connection.reset_stream(event.stream_id)
+            await peer.say(connection.data_to_send())
+
+    async with upstream(script, authority.server_context("127.0.0.1", ("h2",))) as seen:
+        wire = HttpxWire(Origin("https", "127.0.0.1", seen.port, ca_file=str(authority.file), http2=True))
+        assert await whole(await send(wire)) == b""
+        with pytest.raises(ReadError):
+            await send(wire)
+        assert asked == 2
+        await wire.aclose()
+
+
 async def test_http2_that_is_cut_is_a_read_error(tmp_path: Path) -> None:
     """A connection lost in the middle of a stream never looks like its end."""
     authority = Authority(tmp_path)
