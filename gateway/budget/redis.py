@@ -257,7 +257,8 @@ return 1
 
 _REPLACE_KEY = _Script(
     """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return -1 end
+if (redis.call('HGET', KEYS[2], 'keys') or '0') ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HINCRBY', KEYS[2], 'keys', 1)
 return 1
@@ -396,10 +397,13 @@ class RedisStore:
         if not await self._run(_CREATE_KEY, ["keys", "meta"], arguments, slow=True):
             raise KeyExists(f"a key {key.name!r} exists already; rotate it, or choose another name")
 
-    async def replace_key(self, key: ManagedKey) -> None:
+    async def replace_key(self, key: ManagedKey, version: int) -> bool:
         """See `Store.replace_key`."""
-        if not await self._run(_REPLACE_KEY, ["keys", "meta"], [key.name, json.dumps(astuple(key))], slow=True):
+        arguments = [key.name, json.dumps(astuple(key)), version]
+        replaced = int(await self._run(_REPLACE_KEY, ["keys", "meta"], arguments, slow=True))
+        if replaced < 0:
             raise UnknownKey(f"there is no managed key {key.name!r}; `gateway keys list` shows those there are")
+        return replaced == 1
 
     async def keys(self) -> list[ManagedKey]:
         """See `Store.keys`."""

@@ -189,10 +189,12 @@ class SqliteStore:
         except sqlite3.IntegrityError:
             raise KeyExists(f"a key {key.name!r} exists already; rotate it, or choose another name") from None
 
-    async def replace_key(self, key: ManagedKey) -> None:
+    async def replace_key(self, key: ManagedKey, version: int) -> bool:
         """See `Store.replace_key`."""
-        if not await self._write(lambda db: _replace_key(db, key)):
+        replaced = await self._write(lambda db: _replace_key(db, key, version))
+        if replaced is None:
             raise UnknownKey(f"there is no managed key {key.name!r}; `gateway keys list` shows those there are")
+        return replaced
 
     async def keys(self) -> list[ManagedKey]:
         """See `Store.keys`."""
@@ -201,8 +203,7 @@ class SqliteStore:
 
     async def keys_version(self) -> int:
         """See `Store.keys_version`."""
-        query = "SELECT value FROM meta WHERE name = 'keys_version'"
-        return await self._read(lambda db: int(db.execute(query).fetchone()[0]))
+        return await self._read(_keys_version)
 
     async def _write(self, work: Callable[[sqlite3.Connection], T], *, patient: bool = False) -> T:
         if not patient and self._quick is not None:
@@ -462,11 +463,19 @@ def _create_key(db: sqlite3.Connection, key: ManagedKey) -> None:
     _bump_keys(db)
 
 
-def _replace_key(db: sqlite3.Connection, key: ManagedKey) -> bool:
+def _replace_key(db: sqlite3.Connection, key: ManagedKey, version: int) -> bool | None:
+    if db.execute("SELECT 1 FROM managed_key WHERE name = ?", (key.name,)).fetchone() is None:
+        return None
+    if _keys_version(db) != version:
+        return False
     row = (key.hash, json.dumps(astuple(key)), key.name)
-    found = db.execute("UPDATE managed_key SET hash = ?, record = ? WHERE name = ?", row).rowcount
+    db.execute("UPDATE managed_key SET hash = ?, record = ? WHERE name = ?", row)
     _bump_keys(db)
-    return found == 1
+    return True
+
+
+def _keys_version(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT value FROM meta WHERE name = 'keys_version'").fetchone()[0])
 
 
 def _bump_keys(db: sqlite3.Connection) -> None:

@@ -217,8 +217,11 @@ class Store(Protocol):
     async def create_key(self, key: ManagedKey) -> None:
         """Add a managed key; raises `KeyExists`."""
 
-    async def replace_key(self, key: ManagedKey) -> None:
-        """Put a key in the place of the one of its name; raises `UnknownKey`."""
+    async def replace_key(self, key: ManagedKey, version: int) -> bool:
+        """Put a key in the place of the one of its name; raises `UnknownKey`.
+
+        False, and nothing is changed, when `keys_version` is no longer `version`: what was read may be out of date.
+        """
 
     async def keys(self) -> list[ManagedKey]:
         """All managed keys by name, revoked ones included."""

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
@@ -215,19 +215,29 @@ async def _create(store: Store, key: ManagedKey) -> None:
 
 
 async def _rotate(store: Store, name: str, new_hash: str, now: float, until: float) -> None:
-    key = await _find(store, name)
-    state = state_of(key, now)
-    if state in ("revoked", "expired"):
-        raise Refused(f"key {name!r} is {state}, and a new secret would not work either; create a key of another name")
-    await store.replace_key(rotated(key, new_hash, until))
+    def change(key: ManagedKey) -> ManagedKey:
+        state = state_of(key, now)
+        if state in ("revoked", "expired"):
+            advice = "a new secret would not work either; create a key of another name"
+            raise Refused(f"key {name!r} is {state}, and {advice}")
+        return rotated(key, new_hash, until)
+
+    await _change(store, name, change)
 
 
 async def _revoke(store: Store, name: str, now: float) -> bool:
-    key = await _find(store, name)
-    if key.revoked_at is not None:
-        return False
-    await store.replace_key(revoked(key, now))
-    return True
+    return await _change(store, name, lambda key: None if key.revoked_at is not None else revoked(key, now))
+
+
+async def _change(store: Store, name: str, change: Callable[[ManagedKey], ManagedKey | None]) -> bool:
+    """Replace a key by what `change` makes of it, again as long as others change keys meanwhile; False for None."""
+    while True:
+        version = await store.keys_version()  # before the key is read, so that no later change goes unnoticed
+        changed = change(await _find(store, name))
+        if changed is None:
+            return False
+        if await store.replace_key(changed, version):
+            return True
 
 
 async def _find(store: Store, name: str) -> ManagedKey:

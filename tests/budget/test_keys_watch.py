@@ -86,7 +86,7 @@ async def test_each_change_is_passed_on(pair: tuple[Store, Store]) -> None:
     await theirs.create_key(CI)
     await heard.watch.look()
     await theirs.create_key(BOT)
-    await theirs.replace_key(revoked(CI, 5.0))
+    assert await theirs.replace_key(revoked(CI, 5.0), await theirs.keys_version())
     await heard.watch.look()
     await heard.watch.look()
     assert heard.keys == [[], ["ci"], ["bot", "ci-"]]

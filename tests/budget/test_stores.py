@@ -227,13 +227,27 @@ async def test_managed_keys_have_a_version(opened: tuple[Store, Clock]) -> None:
     with pytest.raises(KeyExists):
         await store.create_key(ManagedKey("dave", "sha256:1", START))
     assert await store.keys() == [key]
-    await store.replace_key(rotated(key, "sha256:2", START + 60))
+    assert await store.replace_key(rotated(key, "sha256:2", START + 60), created)
     (found,) = await store.keys()
     assert (found.hash, found.previous, found.grace_until) == ("sha256:2", "sha256:1", START + 60)
     replaced = await store.keys_version()
-    await store.replace_key(revoked(found, START + 5))
+    assert await store.replace_key(revoked(found, START + 5), replaced)
     (found,) = await store.keys()
     assert (found.revoked_at, found.previous) == (START + 5, None)
     assert len({before, created, replaced, await store.keys_version()}) == 4
     with pytest.raises(UnknownKey):
-        await store.replace_key(ManagedKey("nobody", "sha256:3", START))
+        await store.replace_key(ManagedKey("nobody", "sha256:3", START), await store.keys_version())
+
+
+async def test_a_key_that_changed_meanwhile_is_not_replaced(opened: tuple[Store, Clock]) -> None:
+    """Who rotates a key that was revoked after it was read changes nothing, and is told to read it again."""
+    store, _ = opened
+    key = ManagedKey("carol", "sha256:1", START)
+    unborn = await store.keys_version()
+    await store.create_key(key)
+    created = await store.keys_version()
+    assert not await store.replace_key(rotated(key, "sha256:2", START + 60), unborn)
+    assert await store.replace_key(revoked(key, START + 5), created)
+    assert not await store.replace_key(rotated(key, "sha256:2", START + 60), created)
+    assert await store.keys() == [revoked(key, START + 5)]
+    assert await store.replace_key(revoked(key, START + 6), await store.keys_version())

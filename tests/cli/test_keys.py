@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner, Result
 
-from gateway.budget.store import ManagedKey
+from gateway.budget.store import ManagedKey, Store
 from gateway.budget.stores import open_store
+from gateway.cli import keys
 from gateway.cli.keys import command, parse_expires, parse_limit
 from gateway.identity.keyring import hash_of
 from gateway.policy.schema import Limit
@@ -161,6 +162,33 @@ def test_what_cannot_work_is_not_rotated(one: Shell) -> None:
     one.keys("revoke", "ci")
     assert "'ci' is revoked" in one.refused("rotate", "ci")
     assert "--grace: 'soon' is not a duration" in one.refused("rotate", "ci", "--grace", "soon")
+
+
+@pytest.mark.parametrize(("slow", "quick"), [("rotate", "revoke"), ("revoke", "rotate"), ("rotate", "create")])
+def test_a_change_between_reading_and_writing_is_not_lost(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, slow: str, quick: str
+) -> None:
+    """Whichever of rotation and revocation comes first, no secret works afterwards; other keys disturb neither."""
+    shell.made("create", "ci")
+    find = keys._find
+    disturbed: list[str] = []
+    others: list[Result] = []
+
+    async def found_and_changed(store: Store, name: str) -> ManagedKey:
+        key = await find(store, name)
+        if not disturbed:
+            disturbed.append(name)
+            others.append(await asyncio.to_thread(shell.keys, quick, "bot" if quick == "create" else "ci"))
+        return key
+
+    monkeypatch.setattr(keys, "_find", found_and_changed)
+    result = shell.keys(slow, "ci")
+    is_revoked = "revoke" in (slow, quick)
+    assert [other.exit_code for other in others] == [0]
+    assert result.exit_code == (2 if (slow, quick) == ("rotate", "revoke") else 0)
+    assert (result.stdout == "") == is_revoked
+    ci = shell.kept()["ci"]
+    assert (ci.revoked_at is not None, ci.previous is None) == (is_revoked, is_revoked)
 
 
 def test_without_grace_the_old_secret_ends_at_once(one: Shell) -> None:
