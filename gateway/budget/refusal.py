@@ -56,9 +56,10 @@ def to_error(refused: Refused) -> GatewayError:
 def _message(refused: Refused) -> str:
     unit = refused.limit.meter.unit
     left = f"{amount_text(unit, refused.remaining)} left, and this request may need {amount_text(unit, refused.needed)}"
-    if refused.needed > refused.limit.amount:
-        return f"{limit_text(refused.limit)} is smaller than this request: {left}; ask for less output or send less"
     if refused.reason == "held":
         return f"{limit_text(refused.limit)} is held by running requests: {left}; try again when one of them has ended"
     when = "it never resets" if refused.reset_at is None else f"it resets at {time_text(refused.reset_at)}"
+    if refused.needed > refused.limit.amount:
+        advice = "ask for less output or send less"
+        return f"{limit_text(refused.limit)} is smaller than this request: {left}; {advice}; {when}"
     return f"{limit_text(refused.limit)} is used up: {left}; {when}"

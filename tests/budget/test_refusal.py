@@ -48,9 +48,12 @@ def test_a_used_up_budget_names_limit_rest_and_reset() -> None:
 
 
 def test_a_request_larger_than_its_limit_is_told_so() -> None:
-    """Waiting will not help a request that no window can pay for."""
-    error = to_error(Refused(DAY, "exceeded", 6 * NANO, 5 * NANO, None, None))
-    assert "is smaller than this request" in error.message
+    """Waiting will not help a request that no window can pay for; the limit and its reset are named all the same."""
+    error = to_error(Refused(DAY, "exceeded", 6 * NANO, 5 * NANO, 1_772_323_200.0, None))
+    assert error.message == (
+        "the limit of $5.00 per day on key alice is smaller than this request: $5.00 left, and this request may need"
+        " $6.00; ask for less output or send less; it resets at 2026-03-01 00:00:00 UTC"
+    )
 
 
 def test_a_limit_that_never_resets_says_so() -> None:
