@@ -14,6 +14,7 @@ LAST = "the last candidate is tried even so"
 IN = "in"
 RESTS = "rests"
 OUT = "out"
+MAX_WAIT = 5.0  # seconds: what asked to be left alone for longer is not waited for
 _TRANSLATED = ("chat", "responses")  # modes of which either can answer a request for the other
 
 
@@ -112,7 +113,6 @@ def plan(
     route = catalog.find(wish.model, wish.task, principal)
     candidates: list[Candidate] = []
     rests_for: float | None = None
-    last = -1
     for group in route.chain:
         for target in order(group, health, dice) if len(group.targets) > 1 else group.targets:
             why = _misfit(route, target, wish)
@@ -120,17 +120,35 @@ def plan(
                 candidates.append(Candidate(target, OUT, why))
                 continue
             obstacle = health[target.backend].obstacle(now)
-            last = len(candidates)
             if obstacle is None:
                 candidates.append(Candidate(target, IN, _reason(group, len(candidates))))
                 continue
             rests_for = obstacle.seconds if rests_for is None else min(rests_for, obstacle.seconds)
             reason = f"{obstacle.why}, for {obstacle.seconds:.0f} s more"
             candidates.append(Candidate(target, RESTS, reason, obstacle.seconds if obstacle.sure else None))
-    if last >= 0 and candidates[last].verdict is RESTS and candidates[last].wait is None:
-        candidates[last] = Candidate(candidates[last].target, IN, f"{candidates[last].reason}; {LAST}")
+    if candidates and candidates[-1].verdict is not IN:
+        _try_the_last(candidates)
     too_long = bool(candidates) and all(_is_too_small(candidate.target, wish) for candidate in candidates)
     return Plan(route, tuple(candidates), rests_for, too_long)
+
+
+def _try_the_last(candidates: list[Candidate]) -> None:
+    """Rather than no answer at all, let the last that fits be tried, though it may not answer.
+
+    With nothing to try and nothing worth waiting for, that is the last that may answer at all.
+    """
+    fit = [n for n, candidate in enumerate(candidates) if candidate.verdict is not OUT]
+    if any(candidates[n].verdict is IN or _is_soon_back(candidates[n]) for n in fit):
+        fit = fit[-1:]
+    for n in reversed(fit):
+        last = candidates[n]
+        if last.verdict is RESTS and last.wait is None:
+            candidates[n] = Candidate(last.target, IN, f"{last.reason}; {LAST}")
+            return
+
+
+def _is_soon_back(candidate: Candidate) -> bool:
+    return candidate.wait is not None and candidate.wait <= MAX_WAIT
 
 
 def order(group: Group, health: Mapping[str, Health], dice: Dice) -> Sequence[Target]:

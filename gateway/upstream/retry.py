@@ -22,9 +22,10 @@ from typing import Any
 
 import orjson
 
+from gateway.policy import router
 from gateway.policy.schema import Retry
 
-MAX_WAIT = 5.0
+MAX_WAIT = router.MAX_WAIT
 MAX_REST = 86_400.0
 KEY_REST = 60.0
 _TRANSIENT = frozenset((408, 409, 425, 498, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))

@@ -169,6 +169,16 @@ def test_the_last_is_not_asked_while_it_is_rate_limited() -> None:
     assert found.rests_for == 4.0
 
 
+@pytest.mark.parametrize(("seconds", "tried"), [(60.0, ["b"]), (5.0, []), (4.0, [])])
+def test_the_last_that_may_answer_is_tried_when_nothing_else_is_worth_waiting_for(
+    seconds: float, tried: list[str]
+) -> None:
+    """A breaker only guesses; a rate limit is certain, and the request waits for a short one instead."""
+    limited = Obstacle(seconds, "it asked to be left alone", sure=True)
+    found = planned(chained(), a=Doing(BREAKER), b=Doing(BREAKER), c=Doing(limited))
+    assert [candidate.target.name for candidate in found.chosen] == tried
+
+
 def test_a_plan_may_be_empty() -> None:
     """Every candidate out, each with its reason."""
     found = planned(chained(disabled=dict.fromkeys(MODELS, "off")))
