@@ -15,7 +15,10 @@ _FINISH = {"model_length": "length", "error": "stop"}
 
 
 def to_mistral(messages: list[Any]) -> list[Any]:
-    """The messages with ids of calls as Mistral wants them, and the answer's beginning marked as such."""
+    """The messages with ids of calls as Mistral wants them, and the answer's beginning marked as such.
+
+    A tool's empty answer becomes a space: litellm leaves out what is empty, and each call needs its answer.
+    """
     mended = [_with_short_ids(message) if isinstance(message, dict) else message for message in messages]
     last = mended[-1] if mended else None
     if isinstance(last, dict) and last.get("role") == "assistant" and not last.get("tool_calls"):
@@ -25,7 +28,7 @@ def to_mistral(messages: list[Any]) -> list[Any]:
 
 def _with_short_ids(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(message.get("tool_call_id"), str):
-        return {**message, "tool_call_id": _short(message["tool_call_id"])}
+        return {**message, "tool_call_id": _short(message["tool_call_id"]), "content": message.get("content") or " "}
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return message

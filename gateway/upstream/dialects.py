@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -15,6 +15,7 @@ from gateway.formats import anthropic_stream, cohere, compatible, converse, gemi
 from gateway.formats.completion import Label, Reader, Said
 from gateway.formats.foreign import AwsEvents, Framing, JsonLines, Sse, StreamAnswer, Translation, WholeAnswer
 from gateway.formats.mistral import MendedAnswer, MendedStream, to_mistral
+from gateway.formats.plain_messages import plain, told_apart, unmarked
 from gateway.policy.providers import LISTED
 from gateway.policy.schema import Backend
 from gateway.upstream.aws_signature import Credentials, sign
@@ -31,7 +32,12 @@ _BASES = {
     "huggingface": "https://router.huggingface.co/v1",
     "maritalk": "https://chat.maritaca.ai/api",
 }
+_LEAST_THINKING = 1024  # tokens
 _IN_PATH = "/%:@!$&'()*+,;="
+# Where only `max_tokens` is told of: the newer name would be passed over, and the answer not bounded.
+_OLD_LIMIT = frozenset(
+    ("dashscope", "deepseek", "huggingface", "llamafile", "lm_studio", "oobabooga", "perplexity", "together_ai")
+)
 _TOOLS = frozenset(("tools", "tool_choice", "parallel_tool_calls"))
 _TEXTS = frozenset(("text", "refusal", "thinking", "redacted_thinking"))
 
@@ -74,11 +80,13 @@ class Dialect(ABC):
     """One provider's way, for one backend; `base` is where it is. Making one raises ValueError for wrong settings."""
 
     provider = ""  # as litellm calls it
-    own_parameters: frozenset[str] = frozenset()  # what the provider takes beyond OpenAI's, by its own names
+    own_parameters: frozenset[str] = frozenset()  # what it takes beyond litellm's list, by its own names
+    lacking: frozenset[str] = frozenset()  # what litellm's list has, and the provider has not
     options: frozenset[str] = frozenset()
     default_base: str | None = None
     open = False  # whether unknown fields go on unchanged, as to any OpenAI-compatible server
     labels = False  # whether `user` does
+    developer = False  # whether it knows this role
     https_images = False
     account: ServiceAccount | None = None
     exchanges_keys = False  # whether IBM Cloud gives tokens for the backend's keys
@@ -112,7 +120,7 @@ class Dialect(ABC):
         known = self.library.known(self._known_as(ask.model)).parameters
         return sort(
             ask.doc,
-            known=known,
+            known=known - self.lacking,
             own=self.own_parameters,
             rest_goes_on=self.open,
             labels=self.labels,
@@ -128,7 +136,7 @@ class Dialect(ABC):
     def _translated(self, ask: Ask, sorted_: Sorted, **own: Any) -> Translated:
         return self.library.translate(
             self._known_as(ask.model),
-            ask.doc["messages"],
+            plain(ask.doc["messages"], developer=self.developer),
             sorted_.given,
             own={**sorted_.own, **own},
             key=ask.key,
@@ -138,6 +146,14 @@ class Dialect(ABC):
             more=self.library_settings,
             ready=self._ready(ask),
         )
+
+    def _told_apart(self, ask: Ask) -> Translated:
+        """The request to a Gemini, with every call that was made, also those that say the same."""
+        ask.doc["messages"] = told_apart(ask.doc["messages"])
+        said = self._translated(ask, self._sorted(ask))
+        for content in said.body.get("contents") or ():
+            unmarked(content.get("parts") or [])
+        return said
 
     def _ready(self, ask: Ask) -> Mapping[str, str] | None:
         """The headers, where litellm must not make them."""
@@ -192,6 +208,7 @@ class Anthropic(Dialect):
     def speak(self, ask: Ask) -> Outgoing:
         """The request."""
         said = self._translated(ask, self._sorted(ask))
+        _think_less(said.body, said.body.get("max_tokens"))
         if ask.stream:
             said.body["stream"] = True
         return Outgoing(
@@ -214,6 +231,18 @@ def claude(ask: Ask, said: Translated) -> Reading:
     )
 
 
+def _think_less(fields: dict[str, Any], limit: object) -> None:
+    """Claude's thinking must be less than its whole output, and at least 1024 tokens, where that may be little."""
+    thinking = fields.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if not isinstance(budget, int) or not isinstance(limit, int) or budget < limit:
+        return
+    if limit <= _LEAST_THINKING:
+        del fields["thinking"]
+    else:
+        fields["thinking"] = {**fields["thinking"], "budget_tokens": limit - 1}
+
+
 def _with_betas(headers: Mapping[str, str], client: Sequence[Header]) -> Mapping[str, str]:
     """The client's own `anthropic-beta` beside those that the request needs."""
     asked = next((value.decode("latin-1") for name, value in client if name == b"anthropic-beta"), "")
@@ -233,7 +262,7 @@ class Gemini(Dialect):
 
     def speak(self, ask: Ask) -> Outgoing:
         """The request."""
-        said = self._translated(ask, self._sorted(ask))
+        said = self._told_apart(ask)
         verb = "streamGenerateContent?alt=sse" if ask.stream else "generateContent"
         target = under(self.path, _google_version(self.path, "/v1beta"), f"/models/{quote(ask.model, safe='')}:{verb}")
         headers = [(b"content-type", b"application/json")]
@@ -283,12 +312,13 @@ class VertexAi(Dialect):
         model = quote(ask.model, safe="@")
         if "claude" in ask.model:
             said = self._translated(ask, self._sorted(ask), anthropic_version="vertex-2023-10-16")
+            _think_less(said.body, said.body.get("max_tokens"))
             if ask.stream:
                 said.body["stream"] = True
             verb = "streamRawPredict" if ask.stream else "rawPredict"
             target, read = f"/publishers/anthropic/models/{model}:{verb}", claude(ask, said)
         elif "gemini" in ask.model:
-            said = self._translated(ask, self._sorted(ask))
+            said = self._told_apart(ask)
             verb = "streamGenerateContent?alt=sse" if ask.stream else "generateContent"
             target, read = f"/publishers/google/models/{model}:{verb}", google(ask, said)
         else:
@@ -341,6 +371,8 @@ class Bedrock(Dialect):
         wanted = _tool_names(ask.doc)
         said = self._translated(ask, self._sorted(ask))
         said.body.pop("stream", None)
+        limit = (said.body.get("inferenceConfig") or {}).get("maxTokens")
+        _think_less(said.body.get("additionalModelRequestFields") or {}, limit)
         # `:` goes encoded, as AWS's own clients send it
         model = quote(ask.model.removeprefix("converse/"), safe="")
         path = f"{self.path}/model/{model}/{'converse-stream' if ask.stream and not said.fake_stream else 'converse'}"
@@ -389,6 +421,7 @@ class Cohere(Dialect):
 
     provider = "cohere"
     own_parameters = frozenset(("k", "documents", "citation_options", "safety_mode", "thinking", "strict_tools"))
+    lacking = frozenset(("n",))
     default_base = "https://api.cohere.com"
     https_images = True  # they go on as they are
 
@@ -398,15 +431,18 @@ class Cohere(Dialect):
         choice, format_ = ask.doc.pop("tool_choice", None), ask.doc.pop("response_format", None)
         if choice in ("required", "none"):
             extra["tool_choice"] = choice.upper()
-        elif choice not in (None, "auto"):
+        elif choice not in (None, "auto") and not self._drop:
             raise InvalidRequest(
-                "Cohere cannot be made to call one tool; send `required`, `none` or `auto`.", param="tool_choice"
+                "Cohere cannot be made to call one tool; send `required`, `none` or `auto` as `tool_choice`.",
+                param="tool_choice",
             )
         if isinstance(format_, dict) and format_.get("type") in ("json_object", "json_schema"):
             schema = (format_.get("json_schema") or {}).get("schema")
             extra["response_format"] = {"type": "json_object", **({"json_schema": schema} if schema else {})}
         said = self._translated(ask, self._sorted(ask), **extra)
         said.body["stream"] = ask.stream
+        for tool in said.body.get("tools") or ():
+            tool["function"].pop("strict", None)
         target = under(self.path, "/v2", "/chat").encode()
         read = reading(ask, said, lambda doc, _: cohere.read_answer(doc), lambda: (Sse(), cohere.Events()))
         return Outgoing(target, headers_of(said.headers), orjson.dumps(said.body), read, ask.model)
@@ -417,12 +453,18 @@ class Ollama(Dialect):
 
     provider = "ollama_chat"
     own_parameters = frozenset(
-        ("keep_alive", "think", "num_ctx", "num_predict", "top_k", "min_p", "repeat_penalty", "repeat_last_n")
+        (
+            *("keep_alive", "think", "num_ctx", "num_predict", "top_k", "min_p", "repeat_penalty", "repeat_last_n"),
+            *("frequency_penalty", "presence_penalty"),
+        )
     )
+    lacking = frozenset(("tool_choice", "functions"))
     default_base = "http://localhost:11434"
 
     def speak(self, ask: Ask) -> Outgoing:
         """The request."""
+        if ask.doc.get("tool_choice") == "none":
+            ask = replace(ask, doc={name: value for name, value in ask.doc.items() if name not in _TOOLS})
         said = self._translated(ask, self._sorted(ask))
         said.body["stream"] = ask.stream
         path = self.path.removesuffix("/v1")
@@ -439,6 +481,7 @@ class Azure(Dialect):
     provider = "azure"
     options = frozenset(("api_version", "deployment", "base_model"))
     open = True
+    developer = True
     https_images = True
 
     def speak(self, ask: Ask) -> Outgoing:
@@ -482,6 +525,8 @@ class Compatible(Dialect):
     def speak(self, ask: Ask) -> Outgoing:
         """The request."""
         media = _media(ask.doc["messages"])
+        if self.provider in _OLD_LIMIT and (limit := ask.doc.pop("max_completion_tokens", None)) is not None:
+            ask.doc["max_tokens"] = min(limit, ask.doc.get("max_tokens") or limit)
         sorted_ = self._sorted(ask)
         said = self._translated(ask, sorted_)
         usage = self.library.known(self._known_as(ask.model)).stream_options
@@ -508,6 +553,9 @@ class Mistral(Compatible):
     """Mistral, whose thinking models answer in parts, and which is particular about calls and beginnings."""
 
     labels = False
+    own_parameters = frozenset(
+        ("frequency_penalty", "metadata", "n", "prediction", "presence_penalty", "prompt_mode", "tool_choice")
+    )
 
     def speak(self, ask: Ask) -> Outgoing:
         """The request."""

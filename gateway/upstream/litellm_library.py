@@ -260,9 +260,11 @@ def _import() -> None:
 
 
 def _untranslatable(error: Exception, provider: str) -> Untranslatable:
-    """Only of parameters that the provider lacks in litellm's own words: its others quote what the client said."""
-    if type(error).__name__ == "UnsupportedParamsError":
-        told = str(getattr(error, "message", "")).removeprefix("litellm.").partition("litellm.drop_params")[0]
+    # of other errors the message may hold the request itself
+    message = getattr(error, "message", None)
+    if type(error).__name__ == "UnsupportedParamsError" and isinstance(message, str):
+        told = message.removeprefix("litellm.").removeprefix("UnsupportedParamsError:").partition("To drop it")[0]
+        told = told.partition("litellm.drop_params")[0].strip()
         return Untranslatable(f"This request cannot be translated for {provider}: {told[:500]}")
     return Untranslatable(
         f"This request cannot be translated for {provider} ({type(error).__name__}); "

@@ -34,6 +34,7 @@ _NOTHING: Mapping[str, Any] = {
     "service_tier": "auto",
     "store": False,
     "tools": [],
+    "tool_choice": "auto",
     "metadata": {},
 }
 
@@ -78,11 +79,12 @@ def sort(
     for name, value in doc.items():
         if name in _TAKEN_APART or value is None:
             continue
-        if name in _NOTHING and value == _NOTHING[name] and (name not in known or not rest_goes_on):
-            continue
         if name in own:
             special[name] = value
-        elif name in known:
+            continue
+        if name in _NOTHING and value == _NOTHING[name] and (name not in known or not rest_goes_on):
+            continue
+        if name in known:
             given[name] = value
         elif rest_goes_on and name not in OPENAI:
             rest[name] = value

@@ -58,3 +58,10 @@ def test_what_needs_no_mending_keeps_its_bytes() -> None:
     streamed = MendedStream()
     data = b"data: " + body + b"\n\n: ping\n\ndata: {broken\n\ndata: [DONE]\n\n"
     assert streamed.feed(data[:20]) + streamed.feed(data[20:]) + streamed.finish() == data
+
+
+def test_a_tool_that_said_nothing_has_still_answered() -> None:
+    """litellm leaves out messages without content, and Mistral wants an answer to each call."""
+    nothing: tuple[object, ...] = ("", None, [])
+    for content in nothing:
+        assert to_mistral([{"role": "tool", "tool_call_id": "abcDEF123", "content": content}])[0]["content"] == " "

@@ -40,7 +40,14 @@ def test_what_is_not_known_is_dropped_only_where_it_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [{"n": 1}, {"frequency_penalty": 0.0}, {"response_format": {"type": "text"}}, {"tools": []}]
+    "field",
+    [
+        {"n": 1},
+        {"frequency_penalty": 0.0},
+        {"response_format": {"type": "text"}},
+        {"tools": []},
+        {"tool_choice": "auto"},
+    ],
 )
 def test_what_says_nothing_is_no_reason_to_refuse(field: dict[str, Any]) -> None:
     """Clients send defaults without meaning anything."""
