@@ -7,6 +7,7 @@ into OpenAI's. Whoever sends over it cannot tell it from any other wire.
 import random
 import time
 from collections.abc import AsyncIterable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -76,6 +77,22 @@ _SENT_ON = frozenset((b"traceparent", b"tracestate", b"idempotency-key"))
 _CHAT, _MESSAGES, _COUNT = b"/chat/completions", b"/messages", b"/messages/count_tokens"
 _IDENTITY = (b"accept-encoding", b"identity")
 _UNAUTHORISED = (401, 403)
+_CONVERSATION = orjson.dumps(
+    {
+        "messages": [
+            {"role": "system", "content": "warm up"},
+            {"role": "user", "content": [{"type": "text", "text": "warm up"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "warm1upAB", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            {"role": "tool", "tool_call_id": "warm1upAB", "content": "warm"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
+        "max_tokens": 16,
+    }
+)
 
 
 def providers() -> frozenset[str]:
@@ -98,10 +115,20 @@ def open_litellm(name: str, settings: Backend, open_wire: Callable[[Origin], Wir
         proxy=settings.proxy,
         http2=settings.http2,
     )
+    _warm_up(dialect)
     token = GoogleToken(dialect.account, open_wire) if dialect.account is not None else None
     inner = open_wire(origin)
     exchange = IbmTokens(open_wire) if dialect.exchanges_keys else None
     return LitellmWire(name, dialect, inner, token, exchange)
+
+
+def _warm_up(dialect: Dialect) -> None:
+    """Have a conversation translated, since litellm imports much only when it is first asked for it."""
+    for model, stream in (("claude-sonnet-4-5", False), ("gemini-2.5-flash", True)):
+        with suppress(InvalidRequest, Untranslatable):  # whether it can be said is all the same here
+            dialect.speak(Ask({**orjson.loads(_CONVERSATION), "model": model, "stream": stream}, "warm-up"))
+        with suppress(InvalidRequest, Untranslatable):
+            dialect.speak(Ask({"model": model, "messages": [{"role": "user", "content": "warm up"}]}, "warm-up"))
 
 
 def _dialect(name: str, settings: Backend) -> Dialect:
