@@ -442,7 +442,8 @@ class Cohere(Dialect):
         said = self._translated(ask, self._sorted(ask), **extra)
         said.body["stream"] = ask.stream
         for tool in said.body.get("tools") or ():
-            tool["function"].pop("strict", None)
+            if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
+                tool["function"].pop("strict", None)
         target = under(self.path, "/v2", "/chat").encode()
         read = reading(ask, said, lambda doc, _: cohere.read_answer(doc), lambda: (Sse(), cohere.Events()))
         return Outgoing(target, headers_of(said.headers), orjson.dumps(said.body), read, ask.model)

@@ -108,6 +108,8 @@ async def test_cohere_is_not_sent_what_its_first_api_had_or_only_openai_has() ->
     strict = {"type": "function", "function": {**TOOL["function"], "strict": True}}  # type: ignore[dict-item]
     found = await sent(body("m", "hi", tools=[strict]), provider="cohere")
     assert found["tools"] == [TOOL]
+    for odd in ({}, {"type": "function"}, {"type": "function", "function": "f"}):  # for Cohere to refuse
+        assert (await sent(body("m", "hi", tools=[odd]), provider="cohere"))["tools"] == [odd]
     for field in ({"n": 2}, {"tools": [TOOL], "tool_choice": NAMED}):
         status, error = await refusal(opened(wire_of(), provider="cohere"), body("m", "hi", **field))
         assert (status, error["param"]) == (400, [*field][-1])
