@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp
 
 from gateway.admission import TermsBook
 from gateway.budget.escrow import Escrow
@@ -39,13 +38,16 @@ from gateway.policy.schema import Policy
 from gateway.proxy import Bank, Dice, Proxy
 from gateway.runtime import build_runtime
 from gateway.server.counting import TokenCounts
-from gateway.server.endpoints import Completions, RequestIds, Shortcut, Uploads
+from gateway.server.downstream import RequestIds, Routed, Site
+from gateway.server.endpoints import Completions, Uploads
+from gateway.server.errors import InternalError
 from gateway.server.health import METRICS_TYPE, Nowhere, Page, alive, readiness
 from gateway.server.key import KeyPage
 from gateway.server.models import Models
 from gateway.server.responses import Homes, Responses, StoredResponses
 from gateway.settings import Settings
 from gateway.telemetry.genai_metrics import open_genai_metrics
+from gateway.telemetry.lines import describe
 from gateway.telemetry.logs import Log
 from gateway.telemetry.metrics import BackendGauges, Metrics
 from gateway.telemetry.tracing import open_tracer
@@ -56,7 +58,7 @@ TICK = 0.5  # seconds
 
 
 class Gateway:
-    """One process's gateway: `app` is the ASGI application, `reload` swaps the policies."""
+    """One process's gateway: `site` is what its clients reach, `reload` swaps the policies."""
 
     def __init__(
         self,
@@ -109,37 +111,39 @@ class Gateway:
         responses = Responses(self.proxy, ids, homes)
         router = Router(
             [
-                Route("/v1/chat/completions", chat),
-                Route("/v1/messages", messages),
-                Route("/v1/messages/count_tokens", counts),
-                Route("/v1/responses", responses),
-                Route("/v1/responses/{rest:path}", StoredResponses(self.proxy, ids, homes)),
-                Route("/v1/embeddings", embeddings),
-                Route("/v1/completions", Completions(self.proxy, ids, parse=parse_completions)),
-                Route("/v1/moderations", Completions(self.proxy, ids, parse=parse_moderations)),
-                Route("/v1/images/generations", Completions(self.proxy, ids, parse=parse_images)),
-                Route("/v1/audio/speech", Completions(self.proxy, ids, parse=parse_speech)),
-                Route("/v1/audio/transcriptions", Uploads(self.proxy, ids, parse_form=parse_transcriptions)),
-                Route("/v1/audio/translations", Uploads(self.proxy, ids, parse_form=parse_translations)),
-                Route("/v1/models", models),
-                Route("/v1/models/{id:path}", models),
-                Route("/v1/key", KeyPage(self.proxy, ids, escrow)),
-                Route("/livez", Page(ids, alive)),
-                Route("/readyz", Page(ids, lambda: readiness(self.proxy))),
-                Route("/metrics", Page(ids, self._render_metrics)),
+                Route("/v1/chat/completions", Routed(chat)),
+                Route("/v1/messages", Routed(messages)),
+                Route("/v1/messages/count_tokens", Routed(counts)),
+                Route("/v1/responses", Routed(responses)),
+                Route("/v1/responses/{rest:path}", Routed(StoredResponses(self.proxy, ids, homes))),
+                Route("/v1/embeddings", Routed(embeddings)),
+                Route("/v1/completions", Routed(Completions(self.proxy, ids, parse=parse_completions))),
+                Route("/v1/moderations", Routed(Completions(self.proxy, ids, parse=parse_moderations))),
+                Route("/v1/images/generations", Routed(Completions(self.proxy, ids, parse=parse_images))),
+                Route("/v1/audio/speech", Routed(Completions(self.proxy, ids, parse=parse_speech))),
+                Route("/v1/audio/transcriptions", Routed(Uploads(self.proxy, ids, parse_form=parse_transcriptions))),
+                Route("/v1/audio/translations", Routed(Uploads(self.proxy, ids, parse_form=parse_translations))),
+                Route("/v1/models", Routed(models)),
+                Route("/v1/models/{id:path}", Routed(models)),
+                Route("/v1/key", Routed(KeyPage(self.proxy, ids, escrow))),
+                Route("/livez", Routed(Page(ids, alive))),
+                Route("/readyz", Routed(Page(ids, lambda: readiness(self.proxy)))),
+                Route("/metrics", Routed(Page(ids, self._render_metrics))),
             ],
-            default=Nowhere(self.proxy, ids),
+            default=Routed(Nowhere(self.proxy, ids)),
             redirect_slashes=False,
             lifespan=self._lifespan,
         )
-        self.app: ASGIApp = Shortcut(
+        self.site = Site(
             {
-                "/v1/chat/completions": chat,
-                "/v1/embeddings": embeddings,
-                "/v1/messages": messages,
-                "/v1/responses": responses,
+                b"/v1/chat/completions": chat,
+                b"/v1/embeddings": embeddings,
+                b"/v1/messages": messages,
+                b"/v1/responses": responses,
             },
             router,
+            ids,
+            self._fail,
         )
 
     def reload(self) -> bool:
@@ -287,6 +291,10 @@ class Gateway:
             request_id=overrun.hold_id,
             over=(overrun.actual - overrun.held) / scale,
         )
+
+    def _fail(self, request_id: str, failure: Exception) -> InternalError:
+        self._log.event("internal_error", request_id=request_id, **describe(failure))
+        return InternalError.under(request_id)
 
     def _tell_lost(self, records: int) -> None:
         self._log.event("usage_lost", records=records)

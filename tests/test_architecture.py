@@ -92,7 +92,7 @@ ORDER = (
     "gateway.counting",
     # downstream
     "gateway.server",
-    "gateway.server.watch",
+    "gateway.server.downstream",
     "gateway.server.errors",
     "gateway.server.auth",
     "gateway.server.relay",
@@ -112,7 +112,7 @@ HOMES = {
     "click": ("gateway.cli",),
     "cryptography": ("gateway.upstream.google_token",),
     "grpc": ("gateway.telemetry",),
-    "httptools": ("gateway.upstream.connection",),
+    "httptools": ("gateway.upstream.connection", "gateway.server.downstream"),
     "httpcore": ("gateway.upstream.over_httpx",),
     "httpx": ("gateway.upstream.over_httpx",),
     # By name, so that mypy does not read its two thousand files; elsewhere it is data.

@@ -125,7 +125,7 @@ def _work(
     logging.basicConfig(handlers=[LibraryHandler(log)], level=logging.WARNING, force=True)
     store = open_store(settings.store)
     gateway = Gateway(policy, source=source, settings=settings, store=store, log=log, metrics=metrics)
-    run(Process(gateway.app, gateway.proxy, reload=gateway.reload, ready=ready), listener)
+    run(Process(gateway.site, gateway.proxy, reload=gateway.reload, ready=ready), listener)
 
 
 async def _managed_keys(store: Store, url: str) -> int:

@@ -1,12 +1,12 @@
 """Errors as the client sees them: always `{"error": {"message", "type", "param", "code"}}`, with a request id."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import orjson
-from starlette.types import Send
 
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
+from gateway.server.downstream import Downstream
 from gateway.upstream.wire import Header
 
 Render = Callable[[Mapping[str, Any], str], bytes]  # an error's body from `{"error": {…}}` and the request's id
@@ -16,14 +16,15 @@ JSON = (b"content-type", b"application/json")
 class InternalError(GatewayError):
     """A fault of the gateway itself; what it was stands in the log under the request's id."""
 
+    @classmethod
+    def under(cls, request_id: str) -> Self:
+        """The error for the client."""
+        return cls(f"The gateway failed; its log has the reason under {request_id}.")
 
-async def send_body(
-    send: Send, status: int, headers: Sequence[Header], body: bytes, request_id: str, *, head_only: bool = False
-) -> None:
+
+def send_body(downstream: Downstream, status: int, headers: Sequence[Header], body: bytes, request_id: str) -> None:
     """One whole answer."""
-    start = [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode())]
-    await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": b"" if head_only else body})
+    downstream.answer(status, [*headers, (b"x-request-id", request_id.encode())], body)
 
 
 def in_openais_shape(doc: Mapping[str, Any], _request_id: str) -> bytes:
@@ -31,8 +32,8 @@ def in_openais_shape(doc: Mapping[str, Any], _request_id: str) -> bytes:
     return orjson.dumps(doc)
 
 
-async def send_error(
-    send: Send,
+def send_error(
+    downstream: Downstream,
     error: GatewayError,
     headers: Sequence[Header],
     request_id: str,
@@ -40,7 +41,7 @@ async def send_error(
 ) -> None:
     """An error as a whole answer."""
     body = render(error.to_openai(), request_id)
-    await send_body(send, error.status, [JSON, *error.headers(), *headers], body, request_id)
+    send_body(downstream, error.status, [JSON, *error.headers(), *headers], body, request_id)
 
 
 def refusal_body(body: bytes, request_id: str, render: Render) -> bytes:

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from starlette.types import Receive, Scope, Send
 
 from gateway.proxy import Proxy
-from gateway.server.auth import read_headers
-from gateway.server.endpoints import RequestIds
+from gateway.server.downstream import Downstream, RequestIds
 from gateway.server.errors import JSON, allow_header, not_found, send_body, send_error, wrong_method
 from gateway.telemetry.names import OTHER
 
@@ -23,16 +21,15 @@ class Page:
         self._ids = ids
         self._render = render
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, downstream: Downstream) -> None:
         """Serve one request."""
         request_id = self._ids.next()
-        if scope["method"] not in ("GET", "HEAD"):
-            error = wrong_method(scope["method"], scope["path"], ("GET",))
-            await send_error(send, error, [allow_header(("GET",))], request_id)
+        if downstream.method not in ("GET", "HEAD"):
+            error = wrong_method(downstream.method, downstream.path, ("GET",))
+            send_error(downstream, error, [allow_header(("GET",))], request_id)
             return
         status, kind, body = self._render()
-        headers = [(b"content-type", kind), (b"cache-control", b"no-store")]
-        await send_body(send, status, headers, body, request_id, head_only=scope["method"] == "HEAD")
+        send_body(downstream, status, [(b"content-type", kind), (b"cache-control", b"no-store")], body, request_id)
 
 
 class Nowhere:
@@ -42,18 +39,16 @@ class Nowhere:
         self._proxy = proxy
         self._ids = ids
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, downstream: Downstream) -> None:
         """Answer 404."""
-        if scope["type"] != "http":
-            return
-        error = not_found(scope["path"])
-        trip = self._proxy.begin(self._ids.next(), scope["method"], OTHER, "")
+        error = not_found(downstream.path)
+        trip = self._proxy.begin(self._ids.next(), downstream.method, OTHER, "")
         trip.status, trip.code = error.status, error.code
-        headers = read_headers(scope)
-        self._proxy.trace(trip, headers.traceparent, headers.tracestate)
+        headers = downstream.headers
+        self._proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
         self._proxy.rejected(error.code)
         try:
-            await send_error(send, error, [], trip.request_id)
+            send_error(downstream, error, [], trip.request_id)
         finally:
             trip.finish("error")
 

@@ -5,20 +5,17 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.types import Scope
-
 from gateway.budget.escrow import Escrow
 from gateway.budget.left import described, iso_text
 from gateway.budget.store import Standing, StoreDown
 from gateway.proxy import Proxy
-from gateway.server.auth import Headers
-from gateway.server.endpoints import RequestIds
+from gateway.server.downstream import Downstream, RequestIds
 from gateway.server.pages import CallersPage
 from gateway.trip import Trip
 
 
 class KeyPage(CallersPage):
-    """The page: a plain ASGI callable.
+    """The page.
 
         {"object": "key", "name": "alice", "team": "research", "allow": ["fast", "task:*"],
          "expires": "2027-01-01T00:00:00Z",
@@ -35,8 +32,8 @@ class KeyPage(CallersPage):
         super().__init__(proxy, ids, "/v1/key", "key")
         self._escrow = escrow
 
-    async def _doc(self, scope: Scope, headers: Headers, trip: Trip) -> Mapping[str, Any]:
-        runtime, principal = self._caller(headers, trip)
+    async def _doc(self, downstream: Downstream, trip: Trip) -> Mapping[str, Any]:
+        runtime, principal = self._caller(downstream, trip)
         limits = runtime.terms.own(principal)
         standings: list[Standing | None] = [None] * len(limits)
         with contextlib.suppress(StoreDown):  # then `remaining` is null

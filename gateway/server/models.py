@@ -3,28 +3,25 @@
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.types import Scope
-
 from gateway.errors import NotFound, PermissionDenied
 from gateway.identity.principal import Principal
 from gateway.policy.catalog import AUTO, DEFAULT_TASK, TASK, Catalog, Route
 from gateway.proxy import Proxy
-from gateway.server.auth import Headers
-from gateway.server.endpoints import RequestIds
+from gateway.server.downstream import Downstream, RequestIds
 from gateway.server.pages import CallersPage
 from gateway.trip import Trip
 
 
 class Models(CallersPage):
-    """The list, or one of it: a plain ASGI callable."""
+    """The list, or one of it."""
 
     def __init__(self, proxy: Proxy, ids: RequestIds, *, created: int) -> None:
         super().__init__(proxy, ids, "/v1/models", "models")
         self._created = created
 
-    async def _doc(self, scope: Scope, headers: Headers, trip: Trip) -> Mapping[str, Any]:
-        runtime, principal = self._caller(headers, trip)
-        name = scope.get("path_params", {}).get("id")
+    async def _doc(self, downstream: Downstream, trip: Trip) -> Mapping[str, Any]:
+        runtime, principal = self._caller(downstream, trip)
+        name = downstream.params.get("id")
         return self._one(runtime.catalog, principal, name) if name else self._all(runtime.catalog, principal)
 
     def _all(self, catalog: Catalog, principal: Principal) -> dict[str, Any]:

@@ -5,20 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from starlette.types import Receive, Scope, Send
 
 from gateway.errors import GatewayError
 from gateway.identity.principal import Principal
 from gateway.proxy import Proxy
 from gateway.runtime import Runtime
-from gateway.server.auth import Headers, read_headers
-from gateway.server.endpoints import RequestIds
+from gateway.server.auth import secret_of
+from gateway.server.downstream import Downstream, RequestIds
 from gateway.server.errors import JSON, allow_header, send_body, send_error, wrong_method
 from gateway.trip import Trip
 
 
 class CallersPage(ABC):
-    """A plain ASGI callable at `path`; `operation` is its name in records."""
+    """An endpoint at `path`; `operation` is its name in records."""
 
     def __init__(self, proxy: Proxy, ids: RequestIds, path: str, operation: str) -> None:
         self._proxy = proxy
@@ -26,32 +25,32 @@ class CallersPage(ABC):
         self._path = path
         self._operation = operation
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, downstream: Downstream) -> None:
         """Serve one request."""
-        trip = self._proxy.begin(self._ids.next(), scope["method"], self._path, self._operation)
+        trip = self._proxy.begin(self._ids.next(), downstream.method, self._path, self._operation)
         outcome = "error"
-        headers = read_headers(scope)
-        self._proxy.trace(trip, headers.traceparent, headers.tracestate)
+        headers = downstream.headers
+        self._proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
         try:
-            if scope["method"] not in ("GET", "HEAD"):
-                raise wrong_method(scope["method"], scope["path"], ("GET",))
-            doc = await self._doc(scope, headers, trip)
+            if downstream.method not in ("GET", "HEAD"):
+                raise wrong_method(downstream.method, downstream.path, ("GET",))
+            doc = await self._doc(downstream, trip)
             trip.status, outcome = 200, "ok"
-            await send_body(send, 200, [JSON], orjson.dumps(doc), trip.request_id, head_only=scope["method"] == "HEAD")
+            send_body(downstream, 200, [JSON], orjson.dumps(doc), trip.request_id)
         except GatewayError as error:
             trip.status, trip.code = error.status, error.code
             self._proxy.rejected(error.code)
             allowed = [allow_header(("GET",))] if error.status == 405 else []
-            await send_error(send, error, allowed, trip.request_id)
+            send_error(downstream, error, allowed, trip.request_id)
         finally:
             trip.finish(outcome)
 
     @abstractmethod
-    async def _doc(self, scope: Scope, headers: Headers, trip: Trip) -> Mapping[str, Any]:
+    async def _doc(self, downstream: Downstream, trip: Trip) -> Mapping[str, Any]:
         """The answer. Raises GatewayError."""
 
-    def _caller(self, headers: Headers, trip: Trip) -> tuple[Runtime, Principal]:
+    def _caller(self, downstream: Downstream, trip: Trip) -> tuple[Runtime, Principal]:
         """The policies in force and who asks. Raises AuthenticationError."""
         runtime = self._proxy.runtime
-        principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
+        principal = trip.principal = runtime.keyring.identify(secret_of(downstream.headers), trip.at)
         return runtime, principal

@@ -1,4 +1,4 @@
-"""One serving process: uvicorn on a socket, signals that drain and reload, and errors of HTTP itself in our shape."""
+"""One serving process: uvicorn's server with our connections on a socket, and signals that drain and reload."""
 
 import asyncio
 import gc
@@ -8,103 +8,30 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
-import orjson
 import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
-from gateway.errors import InvalidRequest
 from gateway.proxy import Proxy
-from gateway.server.endpoints import RequestIds
+from gateway.server.downstream import ClientConnection, Site
 
-_KEEP_ALIVE = 75  # seconds: longer than the 60 of usual load balancers, so that they close first
 _LOOK = 0.02
 
 
-class Corked:
-    """A transport that writes what was said in one turn of the loop in one system call.
-
-    uvicorn writes an answer's head and its body apart, which is 7 to 13 % of a small request's time. Nothing leaves
-    before the turn is over, in which the request is counted too: what a client has seen is never lost with the worker.
-    """
-
-    __slots__ = ("_closing", "_loop", "_pieces", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._pieces: list[bytes] = []
-        self._closing = False
-
-    def write(self, data: bytes) -> None:
-        """Write at the end of this turn."""
-        if not self._pieces:
-            self._loop.call_soon(self.flush)
-        self._pieces.append(data)
-
-    def flush(self) -> None:
-        """Write now."""
-        pieces = self._pieces
-        if pieces:
-            self._pieces = []
-            if not self._transport.is_closing():
-                self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-    def close(self) -> None:
-        """Close at the end of this turn, once everything is written."""
-        self._closing = True
-        self._loop.call_soon(self._flush_and_close)
-
-    def is_closing(self) -> bool:
-        """Whether it is closed, or will be."""
-        return self._closing or self._transport.is_closing()
-
-    def _flush_and_close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol; what is not HTTP at all is answered like every other error."""
-
-    ids = RequestIds()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport, corked."""
-        corked = Corked(cast("asyncio.Transport", transport), self.loop)
-        super().connection_made(cast("asyncio.Transport", corked))
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed, and close."""
-        error = InvalidRequest(f"This is not a valid HTTP/1.1 request: {msg}", code="invalid_http")
-        body = orjson.dumps(error.to_openai())
-        head = (
-            f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {self.ids.next()}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-
 class Process(uvicorn.Server):
-    """Serves `app` until SIGTERM or SIGINT, then drains: no new requests, running ones finish within `drain`."""
+    """Serves `site` until SIGTERM or SIGINT, then drains: no new requests, running ones finish within `drain`."""
 
-    def __init__(self, app: ASGIApp, proxy: Proxy, *, reload: Callable[[], object], ready: Callable[[], None]) -> None:
+    def __init__(self, site: Site, proxy: Proxy, *, reload: Callable[[], object], ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
-            app,
-            http=Protocol,
+            site.router,
+            http=cast("type[asyncio.Protocol]", _connections_to(site)),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE,
         )
         super().__init__(config)
         self._proxy = proxy
@@ -123,20 +50,24 @@ class Process(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM and SIGINT drain, a second one ends at once, SIGHUP reloads; the exit status stays 0."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+
+        def told(*_: object) -> None:
+            self._proxy.draining = True  # at once: what comes after the signal is not overtaken by a turn of the loop
+            loop.call_soon_threadsafe(self._end)
+
+        before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            loop.remove_signal_handler(signal.SIGHUP)
 
     def _end(self) -> None:
         if self._draining is not None:
             self.should_exit = self.force_exit = True
             return
-        self._proxy.draining = True
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
@@ -145,6 +76,15 @@ class Process(uvicorn.Server):
             await asyncio.sleep(_LOOK)
         self.config.timeout_graceful_shutdown = max(0, math.ceil(deadline - time.monotonic()))
         self.should_exit = True
+
+
+def _connections_to(site: Site) -> Callable[..., ClientConnection]:
+    """What uvicorn makes a protocol of for each connection."""
+
+    def connection(*, server_state: ServerState, **_: object) -> ClientConnection:
+        return ClientConnection(site, server_state, asyncio.get_running_loop())
+
+    return connection
 
 
 def _settle_memory() -> None:

@@ -13,10 +13,10 @@ from gateway.formats.responses import ResponsesRequest, parse_responses
 from gateway.identity.principal import Principal
 from gateway.proxy import Proxy
 from gateway.runtime import Runtime
-from gateway.server.auth import Headers
-from gateway.server.endpoints import Asked, Completions, RequestIds, Started
+from gateway.server.auth import forwarded, secret_of
+from gateway.server.downstream import Downstream, RequestIds
+from gateway.server.endpoints import Asked, Completions
 from gateway.server.errors import JSON, send_body, wrong_method
-from gateway.server.watch import Watch
 from gateway.trip import Trip
 from gateway.upstream.backend import ApiKey, Backend
 from gateway.upstream.dispatch import Pin
@@ -105,20 +105,19 @@ class StoredResponses(Completions):
         super().__init__(proxy, ids, parse=parse_responses)
         self._homes = homes
 
-    async def _serve(self, trip: Trip, headers: Headers, watch: Watch, send: Started) -> str:
-        runtime = self._proxy.runtime
-        principal = trip.principal = runtime.keyring.identify(headers.secret, trip.at)
+    async def _serve(self, trip: Trip, downstream: Downstream) -> str:
+        runtime, headers = self._proxy.runtime, downstream.headers
+        principal = trip.principal = runtime.keyring.identify(secret_of(headers), trip.at)
         response_id, path = _asked_for(trip)
         trip.operation, trip.path = "responses", trip.path.replace(response_id, "{id}")
-        traced = self._proxy.trace(trip, headers.traceparent, headers.tracestate)
-        body = await watch.read_body(runtime.policy.server.max_body)
+        traced = self._proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
+        body = await downstream.read_body(runtime.policy.server.max_body)
         places = self._places(runtime, principal, response_id)
         status, kind, found = await _first_that_knows(
-            runtime, places, trip.method.encode(), path, (*headers.forwarded, *traced), body
+            runtime, places, trip.method.encode(), path, (*forwarded(headers), *traced), body
         )
-        watch.stop()
         trip.status = status
-        await send_body(send, status, [kind], found, trip.request_id)
+        send_body(downstream, status, [kind], found, trip.request_id)
         return "ok" if status < 400 else "error"
 
     def _places(self, runtime: Runtime, principal: Principal, response_id: str) -> list[tuple[Backend, ApiKey]]:

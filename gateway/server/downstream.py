@@ -1,0 +1,546 @@
+"""A client's connection: requests as they come, one task that answers them in turn, and word at once when it leaves."""
+
+import asyncio
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, Protocol, cast
+from urllib.parse import unquote
+
+import httptools
+import orjson
+from starlette.types import ASGIApp, Message, Scope
+
+from gateway.errors import GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
+from gateway.upstream.wire import Header
+
+KEEP_ALIVE = 75.0  # seconds: longer than the 60 of usual load balancers, so that they close first
+PATIENCE = 60.0  # seconds without a byte of a head or a body that has begun
+MAX_HEAD = 65_536  # bytes
+_LOOK = 5.0  # seconds between two looks at these times
+_STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+_EMPTY: Final = (204, 304)
+
+
+class RequestIds:
+    """Ids that are unique without a system call for each: a random prefix for the process, and a count."""
+
+    def __init__(self) -> None:
+        self._prefix = "req_" + secrets.token_hex(8)
+        self._count = itertools.count(1)
+
+    def next(self) -> str:
+        """A new id."""
+        return f"{self._prefix}{next(self._count):08x}"
+
+
+class Downstream:
+    """One request, and its answer: `answer`, or `start`, `write` as often as need be, and `end`.
+
+    `headers` are by lower-case name; of one sent twice the last counts. `params` are what the router found in the path.
+    `started`: the answer has begun, and it is too late for another status; `complete`: it is whole. `gone`: the client
+    left before that, and the task that serves it was cancelled.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_expects",
+        "_head",
+        "_late",
+        "_pieces",
+        "_size",
+        "_waiter",
+        "also",
+        "complete",
+        "gone",
+        "headers",
+        "keep_alive",
+        "method",
+        "params",
+        "path",
+        "started",
+        "target",
+        "version",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        connection: "ClientConnection",
+        method: str,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        version: str,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self._connection = connection
+        self.method = method
+        self.target = target
+        self.path = ""
+        self.headers = headers
+        self.version = version
+        self.keep_alive = keep_alive
+        self.params: Mapping[str, Any] = {}
+        self.also: Header | None = None
+        self.whole = False
+        self.started = False
+        self.complete = False
+        self.gone = False
+        self._expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._late = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._head = b""
+        self._chunked = False
+
+    async def read_body(self, limit: int) -> bytes:
+        """The whole body, of at most `limit` bytes. Raises RequestTooLarge, or RequestTimeout when it stops coming."""
+        if not self.whole:
+            await self._rest(limit)
+        if self._size > limit:
+            raise too_large(limit)
+        pieces = self._pieces
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _rest(self, limit: int) -> None:
+        if self._expects and not self._pieces:
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not self.whole:
+            if self._late:
+                raise RequestTimeout(f"No more of the body came within {PATIENCE:g} s; send the request again.")
+            if self._size > limit:
+                raise too_large(limit)
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def answer(self, status: int, headers: Sequence[Header], body: bytes) -> None:
+        """Give a whole answer. It leaves when the endpoint returns: what a client has seen has been counted before."""
+        length = b"content-length: %d\r\n" % len(body) if status not in _EMPTY else b""
+        head = self._encode_head(status, headers, length)
+        self.started = self.complete = True
+        self._connection.hold(head + body if self.method != "HEAD" else head)
+
+    def start(self, status: int, headers: Sequence[Header]) -> None:
+        """Begin an answer of unknown length; its head leaves with the first bytes."""
+        self._chunked = self.version != "1.0"  # which knows no chunks: there the end of the connection is the end
+        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self._head = self._encode_head(status, headers, framing)
+        self.started = True
+
+    def write(self, data: bytes) -> None:
+        """Send more of an answer that has begun; see `drained`."""
+        head, self._head = self._head, b""
+        self._connection.write(b"%b%x\r\n%b\r\n" % (head, len(data), data) if self._chunked and data else head + data)
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough of what was written."""
+        if self._connection.write_paused:
+            await self._connection.drained()
+
+    def end(self, data: bytes) -> None:
+        """Send the last of an answer that has begun."""
+        self.write(data)
+        self.complete = True
+        if self._chunked:
+            self._connection.write(b"0\r\n\r\n")
+
+    def _encode_head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
+        if self.also is not None:
+            headers = [*(pair for pair in headers if pair[0] != self.also[0]), self.also]
+        lines = [b"%b: %b\r\n" % pair for pair in (*self._connection.usual_headers, *headers)]
+        fields = b"".join(lines)
+        if fields.count(b"\n") != len(lines) or fields.count(b"\r") != len(lines):
+            raise ValueError("a header of the answer holds a line end")
+        last = framing if self.keep_alive and self._connection.keeps_alive else framing + b"connection: close\r\n"
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        return b"%b%b%b\r\n" % (line, fields, last)
+
+    # What the connection tells.
+
+    def feed(self, piece: bytes) -> None:
+        """More of the body; what nobody will read is dropped."""
+        if not self.complete:
+            self._size += len(piece)
+            self._pieces.append(piece)
+            self._wake()
+
+    def feed_end(self) -> None:
+        """The body is whole."""
+        self.whole = True
+        self._wake()
+
+    def give_up(self) -> None:
+        """No more of the body came for too long."""
+        self._late = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Endpoint(Protocol):
+    """Who answers the requests for one path; called by the router, or as `serve` without it."""
+
+    async def serve(self, downstream: Downstream) -> None:
+        """Answer one request."""
+        ...
+
+
+class Routed:
+    """An endpoint as Starlette's router calls it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, _receive: object, _send: object) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            downstream: Downstream = scope["extensions"]["gateway.downstream"]
+            downstream.params = scope.get("path_params", {})
+            await self._endpoint.serve(downstream)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the clients of one process reach: `direct` endpoints by request target, and `router` for all the others.
+
+    `failed` is told of a fault of the gateway itself, and gives the error for the client.
+    """
+
+    direct: Mapping[bytes, Endpoint]
+    router: ASGIApp
+    ids: RequestIds
+    failed: Callable[[str, Exception], GatewayError]
+
+
+class State(Protocol):
+    """What uvicorn knows of the connections of its server, to end them; `default_headers` has the date."""
+
+    connections: set[Any]
+    tasks: set[asyncio.Task[None]]
+    default_headers: list[tuple[bytes, bytes]]
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection, of HTTP/1.1 or 1.0. Requests that were sent ahead wait for their turn, and nothing more is read.
+
+    It has one task for all its requests, since a new one costs as much as all the limits of a request. `keeps_alive`:
+    it will take another request.
+    """
+
+    __slots__ = (
+        "_arriving",
+        "_current",
+        "_deadline",
+        "_drained",
+        "_head_size",
+        "_headers",
+        "_held",
+        "_loop",
+        "_lost",
+        "_parser",
+        "_paused",
+        "_queue",
+        "_site",
+        "_state",
+        "_target",
+        "_task",
+        "_timer",
+        "_transport",
+        "_waiter",
+        "keeps_alive",
+        "write_paused",
+    )
+
+    _transport: asyncio.Transport
+    _task: asyncio.Task[None]
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, site: Site, state: State, loop: asyncio.AbstractEventLoop) -> None:
+        self._site = site
+        self._state = state
+        self._loop = loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._queue: deque[Downstream] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._current: Downstream | None = None
+        self._arriving: Downstream | None = None
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head_size = 0
+        self._held: list[bytes] = []
+        self._lost = False
+        self._paused = False
+        self._deadline = 0.0
+        self.keeps_alive = True
+        self.write_paused = False
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        self._deadline = self._loop.time() + KEEP_ALIVE
+        self._timer = self._loop.call_later(_LOOK, self._look)
+        self._task = self._loop.create_task(self._serve())
+        self._state.connections.add(self)
+        self._state.tasks.add(self._task)
+        self._task.add_done_callback(self._state.tasks.discard)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if not self.keeps_alive and self._arriving is None:
+            return  # it sends what will not be answered any more
+        head_began_before = self._head_size
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # answered like any other request; what follows it is not HTTP
+            self.keeps_alive = False
+        except httptools.HttpParserError as error:
+            self._refuse(f"This is not a valid HTTP/1.1 request: {error}")
+            return
+        arriving = self._arriving
+        if arriving is not None:
+            self._deadline = self._loop.time() + PATIENCE
+        elif head_began_before and self._head_size:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._refuse(f"The head of this request is larger than {MAX_HEAD} bytes.")
+
+    def eof_received(self) -> None:
+        """Take the end of what the client sends as its departure; the transport then closes itself."""
+        self._leave()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """Let go of everything that refers to this connection."""
+        self._leave()
+        self._timer.cancel()
+        self._state.connections.discard(self)
+        self._wake()
+        self.resume_writing()
+        del self._parser  # it holds this object's methods: a ring
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """It has read on."""
+        self.write_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Take a new head, which is to be whole before long."""
+        self._target = b""
+        self._headers = {}
+        self._head_size = 1
+        self._deadline = self._loop.time() + PATIENCE
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """Put the request in line."""
+        parser = self._parser
+        version = parser.get_http_version()
+        self._head_size = 0
+        self._arriving = request = Downstream(
+            self,
+            parser.get_method().decode("ascii"),
+            self._target,
+            self._headers,
+            version,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+        )
+        self._queue.append(request)
+        if self._current is None:
+            self._wake()
+        elif not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if self._arriving is not None:
+            self._arriving.feed(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        if self._arriving is not None:
+            self._arriving.feed_end()
+            self._arriving = None
+
+    # What a request calls.
+
+    def hold(self, data: bytes) -> None:
+        """Write this once the endpoint has returned."""
+        self._held.append(data)
+
+    def write(self, data: bytes) -> None:
+        """Write now."""
+        if not self._lost:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until no more than the transport's low water is unsent."""
+        while self.write_paused and not self._lost:
+            self._drained = self._loop.create_future()
+            await self._drained
+
+    @property
+    def usual_headers(self) -> Sequence[Header]:
+        """What every answer has: `date`."""
+        return self._state.default_headers
+
+    # What uvicorn calls.
+
+    def shutdown(self) -> None:
+        """Take no more requests."""
+        self.keeps_alive = False
+        if self._current is None and not self._queue:
+            self._transport.close()
+
+    # Serving.
+
+    async def _serve(self) -> None:
+        try:
+            while not self._lost:
+                if not self._queue:
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                    continue
+                self._current = request = self._queue.popleft()
+                try:
+                    await self._answer(request)
+                finally:
+                    self._finish(request)
+        finally:
+            if not self._lost:
+                self._transport.close()
+
+    async def _answer(self, request: Downstream) -> None:
+        site = self._site
+        direct = site.direct.get(request.target)
+        try:
+            if direct is not None:
+                request.path = request.target.decode("ascii")
+                await direct.serve(request)
+            else:
+                await site.router(_scope(request), _no_receive, _no_send)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the reason
+            request_id = site.ids.next()
+            error = failure if isinstance(failure, GatewayError) else site.failed(request_id, failure)
+            if not request.started:
+                headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+                request.answer(error.status, headers, orjson.dumps(error.to_openai()))
+
+    def _finish(self, request: Downstream) -> None:
+        self._current = None
+        if self._lost:
+            return
+        for data in self._held:
+            self._transport.write(data)
+        self._held.clear()
+        if not (request.complete and request.keep_alive and self.keeps_alive):
+            self.keeps_alive = False
+            self._queue.clear()
+            self._leave()
+            self._transport.close()
+            return
+        if self._queue:
+            return
+        if self._arriving is None and not self._head_size:
+            self._deadline = self._loop.time() + KEEP_ALIVE
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _leave(self) -> None:
+        """Nobody is there any more to be answered."""
+        self._lost = True
+        request = self._current
+        if request is not None and not request.complete and not request.gone:  # once: what it cleans up goes on
+            request.gone = True
+            self._task.cancel()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _refuse(self, message: str) -> None:
+        """Answer what cannot be parsed, and close; an answer that is under way ends first."""
+        self.keeps_alive = False
+        self._arriving = None
+        if self._current is not None or self._queue:
+            return
+        body = orjson.dumps(InvalidRequest(message, code="invalid_http").to_openai())
+        head = (
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {self._site.ids.next()}\r\nconnection: close\r\n\r\n"
+        )
+        self.write(_STATUS_LINES[400] + head.encode() + body)
+        self._transport.close()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(_LOOK, self._look)
+        if self._loop.time() < self._deadline:
+            return
+        arriving = self._arriving
+        if arriving is not None and not arriving.complete:
+            arriving.give_up()
+        elif self._current is None and not self._queue:
+            self._transport.close()
+
+
+def too_large(limit: int) -> RequestTooLarge:
+    """The error for a body beyond `server.max_body`."""
+    return RequestTooLarge(f"The body is larger than {limit} bytes, the limit of `server.max_body`.")
+
+
+def _scope(request: Downstream) -> Scope:
+    """What the router needs to know. Raises InvalidRequest for a target that is none."""
+    try:
+        url = httptools.parse_url(request.target)
+        raw = url.path or b"/"
+        request.path = unquote(raw.decode("ascii"))
+    except (httptools.HttpParserError, UnicodeDecodeError) as error:
+        raise InvalidRequest("The target of this request is not a URL.", code="invalid_http") from error
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": request.version,
+        "method": request.method,
+        "scheme": "http",
+        "path": request.path,
+        "raw_path": raw,
+        "query_string": url.query or b"",
+        "root_path": "",
+        "headers": list(request.headers.items()),
+        "extensions": {"gateway.downstream": request},
+    }
+
+
+async def _no_receive() -> Message:
+    raise NotImplementedError("endpoints read from their Downstream")
+
+
+async def _no_send(_message: Message) -> None:
+    raise NotImplementedError("endpoints answer by their Downstream")
