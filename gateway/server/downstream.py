@@ -19,10 +19,17 @@ from gateway.upstream.wire import Header
 
 KEEP_ALIVE = 75.0  # seconds: longer than the 60 of usual load balancers, so that they close first
 PATIENCE = 60.0  # seconds without a byte of a head or a body that has begun
-MAX_HEAD = 65_536  # bytes
+MAX_HEAD = 65_536  # bytes, and so many for what stands between or after the pieces of a body
 _LOOK = 5.0  # seconds between two looks at these times
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 _EMPTY: Final = (204, 304)
+_LISTS: Final = (b"tracestate", b"anthropic-beta", b"openai-beta")  # read here, and may come in parts (RFC 9110, 5.3)
+
+
+class NotHttp(InvalidRequest):
+    """What came is no request of HTTP/1.1; what follows it cannot be read either."""
+
+    default_code = "invalid_http"
 
 
 class RequestIds:
@@ -40,7 +47,7 @@ class RequestIds:
 class Downstream:
     """One request, and its answer: `answer`, or `start`, `write` as often as need be, and `end`.
 
-    `headers` are by lower-case name; of one sent twice the last counts. `params` are what the router found in the path.
+    `headers` are by lower-case name; of one sent twice the last counts, but for lists, which are joined. `params` are what the router found in the path.
     `started`: the answer has begun, and it is too late for another status; `complete`: it is whole. `gone`: the client
     left before that, and the task that serves it was cancelled.
     """
@@ -50,9 +57,9 @@ class Downstream:
         "_connection",
         "_expects",
         "_head",
-        "_late",
         "_pieces",
         "_size",
+        "_trouble",
         "_waiter",
         "also",
         "complete",
@@ -91,16 +98,16 @@ class Downstream:
         self.started = False
         self.complete = False
         self.gone = False
-        self._expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
+        self._expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and version != "1.0"
         self._pieces: list[bytes] = []
         self._size = 0
-        self._late = False
+        self._trouble: GatewayError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
         self._chunked = False
 
     async def read_body(self, limit: int) -> bytes:
-        """The whole body, of at most `limit` bytes. Raises RequestTooLarge, or RequestTimeout when it stops coming."""
+        """The whole body, of at most `limit` bytes. Raises RequestTooLarge, and RequestTimeout or NotHttp where it ends."""
         if not self.whole:
             await self._rest(limit)
         if self._size > limit:
@@ -109,11 +116,13 @@ class Downstream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _rest(self, limit: int) -> None:
-        if self._expects and not self._pieces:
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._expects:
+            self._expects = False
+            if not self._pieces:
+                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self.whole:
-            if self._late:
-                raise RequestTimeout(f"No more of the body came within {PATIENCE:g} s; send the request again.")
+            if self._trouble is not None:
+                raise self._trouble
             if self._size > limit:
                 raise too_large(limit)
             self._waiter = asyncio.get_running_loop().create_future()
@@ -121,20 +130,26 @@ class Downstream:
 
     def answer(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Give a whole answer. It leaves when the endpoint returns: what a client has seen has been counted before."""
-        length = b"content-length: %d\r\n" % len(body) if status not in _EMPTY else b""
+        if status in _EMPTY:
+            length = body = b""
+        else:
+            length = b"content-length: %d\r\n" % len(body)
         head = self._encode_head(status, headers, length)
         self.started = self.complete = True
         self._connection.hold(head + body if self.method != "HEAD" else head)
 
     def start(self, status: int, headers: Sequence[Header]) -> None:
         """Begin an answer of unknown length; its head leaves with the first bytes."""
-        self._chunked = self.version != "1.0"  # which knows no chunks: there the end of the connection is the end
+        # HTTP/1.0 knows no chunks: there the end of the connection is the end.
+        self._chunked = self.version != "1.0" and self.method != "HEAD"
         framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         self._head = self._encode_head(status, headers, framing)
         self.started = True
 
     def write(self, data: bytes) -> None:
         """Send more of an answer that has begun; see `drained`."""
+        if self.method == "HEAD":
+            data = b""
         head, self._head = self._head, b""
         self._connection.write(b"%b%x\r\n%b\r\n" % (head, len(data), data) if self._chunked and data else head + data)
 
@@ -144,13 +159,19 @@ class Downstream:
             await self._connection.drained()
 
     def end(self, data: bytes) -> None:
-        """Send the last of an answer that has begun."""
-        self.write(data)
-        self.complete = True
+        """Send the last of an answer that has begun: at the end of this turn, in which it is counted as a rule."""
+        if self.method == "HEAD":
+            data = b""
+        head, self._head = self._head, b""
+        last = head + data
         if self._chunked:
-            self._connection.write(b"0\r\n\r\n")
+            last = b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(data), data) if data else head + b"0\r\n\r\n"
+        self.complete = True
+        self._connection.hold(last, soon=True)
 
     def _encode_head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
+        if self._expects and not self.whole:
+            self.keep_alive = False  # the client may send its body or not, and nobody could tell what came
         if self.also is not None:
             headers = [*(pair for pair in headers if pair[0] != self.also[0]), self.also]
         lines = [b"%b: %b\r\n" % pair for pair in (*self._connection.usual_headers, *headers)]
@@ -175,9 +196,10 @@ class Downstream:
         self.whole = True
         self._wake()
 
-    def give_up(self) -> None:
-        """No more of the body came for too long."""
-        self._late = True
+    def give_up(self, trouble: GatewayError) -> None:
+        """The rest of the body will not come, and so nothing after it."""
+        self._trouble = trouble
+        self.keep_alive = False
         self._wake()
 
     def _wake(self) -> None:
@@ -212,13 +234,15 @@ class Routed:
 class Site:
     """What the clients of one process reach: `direct` endpoints by request target, and `router` for all the others.
 
-    `failed` is told of a fault of the gateway itself, and gives the error for the client.
+    `failed` is told of a fault of the gateway itself, and gives the error for the client. `refused` is told the id of
+    what was no HTTP.
     """
 
     direct: Mapping[bytes, Endpoint]
     router: ASGIApp
     ids: RequestIds
     failed: Callable[[str, Exception], GatewayError]
+    refused: Callable[[str], None]
 
 
 class State(Protocol):
@@ -303,18 +327,23 @@ class ClientConnection(asyncio.Protocol):
         head_began_before = self._head_size
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # answered like any other request; what follows it is not HTTP
-            self.keeps_alive = False
-        except httptools.HttpParserError as error:
-            self._refuse(f"This is not a valid HTTP/1.1 request: {error}")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
             return
-        arriving = self._arriving
-        if arriving is not None:
+        except httptools.HttpParserError as error:
+            why = error.__context__ if isinstance(error.__context__, NotHttp) else error
+            self._refuse(f"This is not a valid HTTP/1.1 request: {why}")
+            return
+        if self._arriving is not None:
             self._deadline = self._loop.time() + PATIENCE
-        elif head_began_before and self._head_size:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
-                self._refuse(f"The head of this request is larger than {MAX_HEAD} bytes.")
+            if not self._head_size:  # there was some of the body in it
+                self._head_size = 1
+                return
+        elif not (head_began_before and self._head_size):
+            return
+        self._head_size += len(data)
+        if self._head_size > MAX_HEAD:
+            self._refuse(f"The head or the trailers of this request are larger than {MAX_HEAD} bytes.")
 
     def eof_received(self) -> None:
         """Take the end of what the client sends as its departure; the transport then closes itself."""
@@ -344,7 +373,8 @@ class ClientConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Take a new head, which is to be whole before long."""
         self._target = b""
-        self._headers = {}
+        if self._headers:  # trailers, which nobody reads
+            self._headers = {}
         self._head_size = 1
         self._deadline = self._loop.time() + PATIENCE
 
@@ -354,12 +384,22 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        self._headers[name.lower()] = value
+        name = name.lower()
+        headers = self._headers
+        if name in headers and name in _LISTS:
+            value = b"%b,%b" % (headers[name], value)
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Put the request in line."""
         parser = self._parser
         version = parser.get_http_version()
+        if version == "1.1":
+            keep_alive = parser.should_keep_alive()
+        elif version == "1.0":
+            keep_alive = False
+        else:
+            raise NotHttp(f"this is HTTP/{version}.")
         self._head_size = 0
         self._arriving = request = Downstream(
             self,
@@ -367,8 +407,9 @@ class ClientConnection(asyncio.Protocol):
             self._target,
             self._headers,
             version,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=keep_alive,
         )
+        self._headers = {}
         self._queue.append(request)
         if self._current is None:
             self._wake()
@@ -378,6 +419,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
+        self._head_size = 0
         if self._arriving is not None:
             self._arriving.feed(body)
 
@@ -389,9 +431,16 @@ class ClientConnection(asyncio.Protocol):
 
     # What a request calls.
 
-    def hold(self, data: bytes) -> None:
-        """Write this once the endpoint has returned."""
+    def hold(self, data: bytes, *, soon: bool = False) -> None:
+        """Write this once the endpoint has returned, or `soon`: at the end of this turn if that is earlier."""
         self._held.append(data)
+        if soon:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._held and not self._lost:
+            self._transport.write(b"".join(self._held))
+        self._held.clear()
 
     def write(self, data: bytes) -> None:
         """Write now."""
@@ -444,33 +493,35 @@ class ClientConnection(asyncio.Protocol):
                 await direct.serve(request)
             else:
                 await site.router(_scope(request), _no_receive, _no_send)
+            if not (request.started or request.gone):
+                raise RuntimeError("the endpoint gave no answer")
         except Exception as failure:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the reason
             request_id = site.ids.next()
             error = failure if isinstance(failure, GatewayError) else site.failed(request_id, failure)
+            if isinstance(error, NotHttp):
+                site.refused(request_id)
             if not request.started:
-                headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
-                request.answer(error.status, headers, orjson.dumps(error.to_openai()))
+                request.answer(error.status, _error_headers(error, request_id), orjson.dumps(error.to_openai()))
 
     def _finish(self, request: Downstream) -> None:
         self._current = None
         if self._lost:
             return
-        for data in self._held:
-            self._transport.write(data)
-        self._held.clear()
+        self._flush()
         if not (request.complete and request.keep_alive and self.keeps_alive):
             self.keeps_alive = False
             self._queue.clear()
             self._leave()
             self._transport.close()
             return
-        if self._queue:
+        if self._queue and self._queue[0] is not self._arriving:
             return
-        if self._arriving is None and not self._head_size:
-            self._deadline = self._loop.time() + KEEP_ALIVE
         if self._paused:
             self._paused = False
+            self._deadline = self._loop.time() + PATIENCE
             self._transport.resume_reading()
+        if self._arriving is None and not self._head_size:
+            self._deadline = self._loop.time() + KEEP_ALIVE
 
     def _leave(self) -> None:
         """Nobody is there any more to be answered."""
@@ -485,27 +536,51 @@ class ClientConnection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read on as if no upgrade had been asked for (RFC 9110, 7.8): the parser took the body for the other protocol."""
+        request = self._queue[-1]
+        if request.method == "CONNECT":  # answered like any other; what follows it is not HTTP
+            self.keeps_alive = False
+            return
+        self._queue.pop()
+        fields = [pair for pair in request.headers.items() if pair[0] not in (b"connection", b"upgrade")]
+        if not request.keep_alive:
+            fields.append((b"connection", b"close"))
+        head = b"".join(b"%b: %b\r\n" % pair for pair in fields)
+        line = b"%b %b HTTP/%b\r\n" % (request.method.encode(), request.target, request.version.encode())
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%b%b\r\n%b" % (line, head, rest))
+
     def _refuse(self, message: str) -> None:
-        """Answer what cannot be parsed, and close; an answer that is under way ends first."""
+        """Answer what cannot be read, and close; an answer that is under way ends first."""
         self.keeps_alive = False
-        self._arriving = None
+        error = NotHttp(message)
+        arriving, self._arriving = self._arriving, None
+        if arriving is not None and arriving is self._current:
+            arriving.give_up(error)
+            return
+        if arriving is not None and self._queue:  # it is the last, and nobody has begun with it
+            self._queue.pop()
+        elif arriving is not None:  # it has been answered
+            self._transport.close()
+            return
         if self._current is not None or self._queue:
             return
-        body = orjson.dumps(InvalidRequest(message, code="invalid_http").to_openai())
-        head = (
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {self._site.ids.next()}\r\nconnection: close\r\n\r\n"
-        )
-        self.write(_STATUS_LINES[400] + head.encode() + body)
+        request_id = self._site.ids.next()
+        self._site.refused(request_id)
+        body = orjson.dumps(error.to_openai())
+        headers = (*self.usual_headers, *_error_headers(error, request_id), (b"connection", b"close"))
+        fields = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        self.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (_STATUS_LINES[400], fields, len(body), body))
         self._transport.close()
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK, self._look)
-        if self._loop.time() < self._deadline:
+        if self._paused or self._loop.time() < self._deadline:
             return
         arriving = self._arriving
         if arriving is not None and not arriving.complete:
-            arriving.give_up()
+            arriving.give_up(RequestTimeout(f"No more of the body came within {PATIENCE:g} s; send the request again."))
         elif self._current is None and not self._queue:
             self._transport.close()
 
@@ -515,14 +590,18 @@ def too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The body is larger than {limit} bytes, the limit of `server.max_body`.")
 
 
+def _error_headers(error: GatewayError, request_id: str) -> list[Header]:
+    return [(b"content-type", b"application/json"), *error.headers(), (b"x-request-id", request_id.encode())]
+
+
 def _scope(request: Downstream) -> Scope:
-    """What the router needs to know. Raises InvalidRequest for a target that is none."""
+    """What the router needs to know. Raises NotHttp for a target that is none."""
     try:
         url = httptools.parse_url(request.target)
         raw = url.path or b"/"
         request.path = unquote(raw.decode("ascii"))
     except (httptools.HttpParserError, UnicodeDecodeError) as error:
-        raise InvalidRequest("The target of this request is not a URL.", code="invalid_http") from error
+        raise NotHttp("The target of this request is not a URL.") from error
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
