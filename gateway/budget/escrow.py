@@ -210,12 +210,13 @@ class Escrow:
             span = span_of(window, now)
             return None if span.end is None else span.end - now
         grant = self._grants.get(limit.meter.id)
-        if grant is None or grant.standing is None:
+        left = grant.remaining(self._monotonic()) if grant is not None else None
+        if grant is None or grant.standing is None or left is None:
             return None
-        clears_in = grant.standing.clears_in
-        if clears_in is None:
-            return window.seconds if grant.granted else 0.0
-        return max(clears_in - (self._monotonic() - grant.standing_at), 0.0)
+        clears_in = (grant.standing.clears_in or 0.0) - (self._monotonic() - grant.standing_at)
+        if clears_in > 0:
+            return clears_in
+        return 0.0 if left >= limit.amount else float(window.seconds)  # used since the store was asked
 
     # With the store, when memory does not suffice.
 

@@ -563,6 +563,24 @@ async def test_survey_asks_only_for_what_is_unknown(world: World) -> None:
     assert escrow.resets_in(USD) is None
 
 
+async def test_a_window_that_was_used_is_whole_again_after_its_time(world: World) -> None:
+    """From the first request on, whether the store has heard of it or not; then it counts down, and at the end it is 0."""
+    escrow = world.escrow()
+    for _ in range(3):
+        escrow.settle(await escrow.hold("one", [(RATE, 1)]), {})
+        resets_in = escrow.resets_in(RATE)
+        assert resets_in is not None
+        assert 60 <= resets_in <= 61  # what is counted stands a part of the window longer
+    await escrow.flush()
+    world.advance(20)
+    left = escrow.resets_in(RATE)
+    assert left is not None
+    assert 39 <= left <= 45
+    world.advance(50)
+    await escrow.flush()
+    assert escrow.resets_in(RATE) == 0
+
+
 async def test_memory_is_bounded_by_what_is_used(world: World) -> None:
     """Grants that nothing has used for an hour are dropped, and their spending is not counted again."""
     escrow = world.escrow()
