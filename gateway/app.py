@@ -5,11 +5,11 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.routing import Route, Router
 
@@ -36,7 +36,7 @@ from gateway.formats.transcriptions import parse_transcriptions, parse_translati
 from gateway.policy.loader import PolicyError
 from gateway.policy.schema import Policy
 from gateway.proxy import Bank, Dice, Proxy
-from gateway.runtime import build_runtime
+from gateway.runtime import Runtime, build_runtime
 from gateway.server.counting import TokenCounts
 from gateway.server.downstream import RequestIds, Routed, Site
 from gateway.server.endpoints import Completions, Uploads
@@ -50,6 +50,7 @@ from gateway.telemetry.genai_metrics import open_genai_metrics
 from gateway.telemetry.lines import describe
 from gateway.telemetry.logs import Log
 from gateway.telemetry.metrics import BackendGauges, Metrics
+from gateway.telemetry.names import OTHER
 from gateway.telemetry.tracing import open_tracer
 from gateway.upstream.backend import Backend
 from gateway.upstream.prober import Prober
@@ -76,7 +77,8 @@ class Gateway:
         self._metrics = metrics
         self._stamp = _stamp(settings.policies)
         self._gauges: dict[str, BackendGauges] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
+        self._one_reload = asyncio.Lock()
         self._store_is_open = False
         self._keys = KeysWatch(store, changed=self._know_keys, trouble=self._store_fails, recovered=self._store_works)
         worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -92,7 +94,7 @@ class Gateway:
         self._tracer = open_tracer(os.environ, log.event)
         self._genai = open_genai_metrics(os.environ, log.event)
         self.proxy = Proxy(
-            build_runtime(policy, PriceList.load()),
+            build_runtime(policy, PriceList.load(), all_keys=False),
             self._bank,
             report=log,
             observers=(metrics, log) if self._genai is None else (metrics, log, self._genai),
@@ -144,26 +146,37 @@ class Gateway:
             router,
             ids,
             self._fail,
+            self._refused,
         )
 
-    def reload(self) -> bool:
+    def reload(self) -> None:
         """Read the policies again and put them in force as a whole; a bad file changes nothing and is reported."""
         self._stamp = _stamp(self._settings.policies)
-        try:
-            policy = self._source()
-            check_exposure(policy, self._settings.host, managed_keys=len(self._keys.keys))
-            runtime = build_runtime(policy, PriceList.load(), self._keys.keys, self.proxy.runtime)
-        except (PolicyError, ValueError, OSError) as error:
-            self._log.event("reload_failed", error=str(error))
-            return False
-        old, self.proxy.runtime = self.proxy.runtime, runtime
-        self._bank.escrow.store_down = policy.server.store_down
-        self._log.event("reloaded", policies=str(self._settings.policies or "demo"), files=len(policy.sources))
-        kept = {id(backend.wire) for backend in runtime.backends.values()}
-        for backend in old.backends.values():
-            if id(backend.wire) not in kept:
-                self._retire(backend)
-        return True
+        self._run_beside(self._reload())
+
+    async def _reload(self) -> None:
+        async with self._one_reload:
+            keys = self._keys.keys
+            try:  # in a thread: the first provider that needs litellm takes seconds to import it
+                runtime = await asyncio.to_thread(self._read_again)
+            except (PolicyError, ValueError, OSError) as error:
+                self._log.event("reload_failed", error=str(error))
+                return
+            old, self.proxy.runtime = self.proxy.runtime, runtime
+            if self._keys.keys is not keys:
+                self._know_keys(self._keys.keys)
+            self._bank.escrow.store_down = runtime.policy.server.store_down
+            files = len(runtime.policy.sources)
+            self._log.event("reloaded", policies=str(self._settings.policies or "demo"), files=files)
+            kept = {id(backend.wire) for backend in runtime.backends.values()}
+            for backend in old.backends.values():
+                if id(backend.wire) not in kept:
+                    self._retire(backend)
+
+    def _read_again(self) -> Runtime:
+        policy = self._source()
+        check_exposure(policy, self._settings.host, managed_keys=len(self._keys.keys))
+        return build_runtime(policy, PriceList.load(), self._keys.keys, self.proxy.runtime, all_keys=self._keys.known)
 
     def _retire(self, backend: Backend) -> None:
         """Close the wire of a backend that is gone, once its last request is over."""
@@ -173,9 +186,12 @@ class Gateway:
                 await asyncio.sleep(1.0)
             await backend.wire.aclose()
 
-        task = asyncio.get_running_loop().create_task(close_when_idle())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._run_beside(close_when_idle())
+
+    def _run_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     @asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
@@ -260,6 +276,9 @@ class Gateway:
             gauges.inflight.set(backend.busy)
             gauges.breaker_state.set(backend.breaker.state(now).value)
             gauges.queue_depth.set(runtime.slots[name].waiting if name in runtime.slots else 0)
+        for name in self._gauges.keys() - runtime.backends.keys():
+            for gauge in self._gauges.pop(name):
+                gauge.set(0.0)
 
     def _render_metrics(self) -> tuple[int, bytes, bytes]:
         self._show_backends()
@@ -295,6 +314,13 @@ class Gateway:
     def _fail(self, request_id: str, failure: Exception) -> InternalError:
         self._log.event("internal_error", request_id=request_id, **describe(failure))
         return InternalError.under(request_id)
+
+    def _refused(self, request_id: str) -> None:
+        """What was no HTTP has been refused; of it nothing is told, not even its method."""
+        trip = self.proxy.begin(request_id, OTHER, OTHER, "")
+        trip.status, trip.code = 400, "invalid_http"
+        self.proxy.rejected(trip.code)
+        trip.finish("error")
 
     def _tell_lost(self, records: int) -> None:
         self._log.event("usage_lost", records=records)

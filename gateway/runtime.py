@@ -32,9 +32,17 @@ class Runtime:
 
 
 def build_runtime(
-    policy: Policy, prices: PriceList, managed: Sequence[ManagedKey] = (), old: Runtime | None = None
+    policy: Policy,
+    prices: PriceList,
+    managed: Sequence[ManagedKey] = (),
+    old: Runtime | None = None,
+    *,
+    all_keys: bool = True,
 ) -> Runtime:
-    """Objects for these policies and managed keys; a backend whose settings did not change goes on as it is."""
+    """Objects for these policies and managed keys; a backend whose settings did not change goes on as it is.
+
+    Without `all_keys`, the managed ones could not be read yet.
+    """
     backends: dict[str, Backend] = {}
     slots: dict[str, Slots] = {}
     for name, settings in policy.backends.items():
@@ -49,7 +57,7 @@ def build_runtime(
         if settings.slots is not None:
             slots[name] = Slots(name, settings.slots, settings.queue.size, settings.queue.timeout)
     catalog = Catalog(policy, lambda _, backend, model: facts_of(prices, backend, model))
-    return Runtime(policy, catalog, keyring_of(policy, managed), backends, slots, TermsBook(policy))
+    return Runtime(policy, catalog, keyring_of(policy, managed, complete=all_keys), backends, slots, TermsBook(policy))
 
 
 def facts_of(prices: PriceList, backend: BackendSettings, model: str) -> Facts:

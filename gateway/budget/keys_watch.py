@@ -13,8 +13,8 @@ INTERVAL = 0.5  # seconds, so that a revoked key is refused within one, the read
 class KeysWatch:
     """Calls `changed` with all managed keys when they are first read and whenever one of them changes.
 
-    `keys` are those known now. While the store does not answer, the last known go on; `trouble` hears of it once, with
-    the reason, and `recovered` with the seconds it took. Neither may raise.
+    `keys` are those known now, `known` whether they were ever read. While the store does not answer, the last known go
+    on; `trouble` hears of it once, with the reason, and `recovered` with the seconds it took. Neither may raise.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class KeysWatch:
         interval: float = INTERVAL,
     ) -> None:
         self.keys: tuple[ManagedKey, ...] = ()
+        self.known = False
         self._store = store
         self._changed = changed
         self._trouble = trouble
@@ -56,6 +57,7 @@ class KeysWatch:
             version = await self._store.keys_version()
             if version != self._version:
                 self.keys = tuple(await self._store.keys())
+                self.known = True
                 self._changed(self.keys)
         except Exception as error:  # noqa: BLE001 - whatever it is: a watch that ends would never revoke a key again
             self._fail(str(error) or type(error).__name__)

@@ -11,9 +11,9 @@ from gateway.identity.principal import Principal, principal_of
 from gateway.policy.schema import Key, Limit, Policy
 
 
-def keyring_of(policy: Policy, keys: Sequence[ManagedKey]) -> Keyring:
-    """The keyring of the policies' keys and these."""
-    return Keyring.from_policy(policy).with_managed(credentials_of(keys, policy))
+def keyring_of(policy: Policy, keys: Sequence[ManagedKey], *, complete: bool = True) -> Keyring:
+    """The keyring of the policies' keys and these; not `complete` while these could not be read."""
+    return Keyring.from_policy(policy).with_managed(credentials_of(keys, policy), complete=complete)
 
 
 def credentials_of(keys: Iterable[ManagedKey], policy: Policy) -> Iterator[Credential]:

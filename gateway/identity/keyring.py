@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from gateway.errors import AuthenticationError
+from gateway.errors import AuthenticationError, Unavailable
 from gateway.identity.principal import ANONYMOUS, Principal, principal_of
 from gateway.policy.schema import Policy
 
@@ -44,7 +44,8 @@ class Credential:
 class Keyring:
     """Every known key, by hash. With `open_door`, a caller without a known key is anonymous.
 
-    `conditions` are the credentials, by hash, that do not prove their principal at all times.
+    `conditions` are the credentials, by hash, that do not prove their principal at all times. Of a keyring that is not
+    `complete` nobody can say that a key is unknown: managed ones could not be read yet.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Keyring:
         *,
         open_door: bool,
         conditions: Mapping[bytes, Credential] | None = None,
+        complete: bool = True,
     ) -> None:
+        self._complete = complete
         self._by_digest = by_digest
         self._open_door = open_door
         self._conditions = conditions or {}
@@ -69,7 +72,7 @@ class Keyring:
             by_digest[_digest_of(key.hash)] = principal
         return cls(by_digest, open_door=policy.server.auth == "none")
 
-    def with_managed(self, credentials: Iterable[Credential]) -> "Keyring":
+    def with_managed(self, credentials: Iterable[Credential], *, complete: bool = True) -> "Keyring":
         """This keyring and these credentials; of a hash that both know, the keyring says whose it is."""
         by_digest: dict[bytes, Principal] = {}
         conditions: dict[bytes, Credential] = {}
@@ -80,7 +83,8 @@ class Keyring:
             by_digest[digest] = credential.principal
             if credential.refusal or credential.until is not None:
                 conditions[digest] = credential
-        return Keyring({**by_digest, **self._by_digest}, open_door=self._open_door, conditions=conditions)
+        known = {**by_digest, **self._by_digest}
+        return Keyring(known, open_door=self._open_door, conditions=conditions, complete=complete)
 
     def identify(self, secret: bytes | None, now: float) -> Principal:
         """The principal of this secret at `now` (seconds since the epoch), or an AuthenticationError.
@@ -98,6 +102,11 @@ class Keyring:
             return ANONYMOUS
         if not secret:
             raise AuthenticationError(f"No API key was sent; {HELP}.")
+        if not self._complete:
+            raise Unavailable(
+                "This key cannot be checked, since the gateway's store does not answer; try again in a moment.",
+                code="store_unavailable",
+            )
         raise AuthenticationError(f"This API key is not known here; {HELP}.")
 
     def named(self, name: str, now: float) -> Principal | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.errors import AuthenticationError
+from gateway.errors import AuthenticationError, Unavailable
 from gateway.identity.keyring import Credential, Keyring, hash_of
 from gateway.identity.principal import ANONYMOUS, Principal
 from gateway.policy.loader import complete
@@ -49,6 +49,17 @@ def test_an_unknown_or_missing_key_is_told_how_to_send_one() -> None:
         assert error.code == "invalid_api_key"
         assert "x-api-key" in error.message
         assert "sk-wrong" not in error.message
+
+
+def test_while_managed_keys_cannot_be_read_nobody_is_told_that_a_key_is_unknown() -> None:
+    """It may be one of them: 503, which SDKs try again; whom the policies know is served, and no key is still none."""
+    document = Document.model_validate({"keys": {"alice": {"hash": hash_of(POLICY_KEY)}}})
+    ring = Keyring.from_policy(complete(document, {}, ())).with_managed((), complete=False)
+    with pytest.raises(Unavailable) as caught:
+        ring.identify(MANAGED, NOW)
+    assert (caught.value.status, caught.value.code) == (503, "store_unavailable")
+    assert ring.identify(POLICY_KEY, NOW).name == "alice"
+    assert refusal(ring, None).code == "invalid_api_key"
 
 
 def test_a_refused_credential_is_an_invalid_key() -> None:

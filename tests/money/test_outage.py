@@ -179,10 +179,14 @@ async def test_starting_before_the_store(tmp_path: Path) -> None:
             async with under_load(served, "free") as load, asyncio.TaskGroup() as clients:
                 clients.create_task(load.client("hard"))
                 await load.until("hard", "store_unavailable", 3)
+                unknown = await asyncio.to_thread(served.request, "GET", "/v1/key", key="gw-managed-perhaps")
+                assert (unknown.status, unknown.error["code"]) == (503, "store_unavailable"), "it may be a managed key"
                 page = await asyncio.to_thread(served.request, "GET", "/v1/key", key="sk-hard")
                 assert [limit["remaining"] for limit in page.json["limits"]] == [None, None], "nobody knows"
                 server.start()
                 await load.until("hard", "200", 3)
+                unknown = await asyncio.to_thread(served.request, "GET", "/v1/key", key="gw-managed-perhaps")
+                assert (unknown.status, unknown.error["code"]) == (401, "invalid_api_key")
                 load.over = True
             await assert_books_are_right(server.url, upstream)
             print(f"{load.codes}, slowest {load.slowest:.2f} s")
