@@ -70,13 +70,15 @@ class Completions:
         trip = proxy.begin(self._ids.next(), downstream.method, downstream.path, "")
         if self._id_header is not None:
             downstream.also = (self._id_header, trip.request_id.encode())
+        headers = downstream.headers
+        traced = proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
         outcome = "error"
         proxy.running += 1
         try:
             if downstream.method not in self._methods:
                 raise wrong_method(downstream.method, downstream.path, self._methods)
             proxy.admit_work()
-            outcome = await self._serve(trip, downstream)
+            outcome = await self._serve(trip, downstream, traced)
         except GatewayError as error:
             self._refuse(trip, error, downstream)
         except PassThrough as refusal:
@@ -98,11 +100,9 @@ class Completions:
             proxy.running -= 1
             trip.finish(outcome)
 
-    async def _serve(self, trip: Trip, downstream: Downstream) -> str:
-        proxy = self._proxy
+    async def _serve(self, trip: Trip, downstream: Downstream, traced: list[Header]) -> str:
+        runtime = self._proxy.runtime
         headers = downstream.headers
-        traced = proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
-        runtime = proxy.runtime
         principal = trip.principal = runtime.keyring.identify(secret_of(headers), trip.at)
         limit = runtime.policy.server.max_body
         check_body(headers, limit)

@@ -105,12 +105,11 @@ class StoredResponses(Completions):
         super().__init__(proxy, ids, parse=parse_responses)
         self._homes = homes
 
-    async def _serve(self, trip: Trip, downstream: Downstream) -> str:
+    async def _serve(self, trip: Trip, downstream: Downstream, traced: list[Header]) -> str:
         runtime, headers = self._proxy.runtime, downstream.headers
         principal = trip.principal = runtime.keyring.identify(secret_of(headers), trip.at)
         response_id, path = _asked_for(trip)
         trip.operation, trip.path = "responses", trip.path.replace(response_id, "{id}")
-        traced = self._proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
         body = await downstream.read_body(runtime.policy.server.max_body)
         places = self._places(runtime, principal, response_id)
         status, kind, found = await _first_that_knows(
