@@ -15,6 +15,7 @@ from gateway.formats.usage import Usage
 from gateway.identity.principal import Principal
 from gateway.policy.catalog import Target
 from gateway.telemetry import names
+from gateway.telemetry.content import asked
 from gateway.telemetry.records import AttemptRecord, Observer, RequestRecord
 from gateway.telemetry.tracing import RequestTrace
 from gateway.upstream.answer import CLIENT_GONE
@@ -128,7 +129,7 @@ class Trip:
             top_p=_number(doc.get("top_p")),
             held_at=admission.held_at if admission is not None else None,
             hold=admission.held if admission is not None else 0,
-            input_messages=tuple(doc.get("messages") or ()) if self.captures_content else None,
+            input_messages=asked(doc) if self.captures_content else None,
             output_text=self.output_text if self.captures_content else None,
         )
 

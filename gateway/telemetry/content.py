@@ -6,6 +6,21 @@ from typing import Any
 import orjson
 
 
+def asked(doc: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """What a client's request says, whichever endpoint it came to, as messages in OpenAI's shape."""
+    said: list[Mapping[str, Any]] = [
+        {"role": "system", "content": doc[name]} for name in ("system", "instructions") if doc.get(name)
+    ]
+    for name in ("messages", "input", "prompt"):
+        given = doc.get(name)
+        for each in given if isinstance(given, list) else [given]:
+            if isinstance(each, Mapping):
+                said.append(each)
+            elif isinstance(each, str):
+                said.append({"role": "user", "content": each})
+    return tuple(said)
+
+
 def input_json(messages: Iterable[Mapping[str, Any]]) -> str:
     """`gen_ai.input.messages` from messages in OpenAI's shape: a list of `{role, parts}`. Images are only named."""
     told = [{"role": message.get("role", "user"), "parts": list(_parts(message))} for message in messages]

@@ -16,7 +16,7 @@ import pytest
 from tests.faults import FaultUpstream
 from tests.money.workers import workers_of
 from tests.observability.scrape import Sample, counters_of, labels_of, samples_of, scrape, total
-from tests.support import Served, ask, key_policy, serve
+from tests.support import Served, ask, key_policy, serve, write_policies
 
 # CONTRACT section 6, to the letter; where it says `…` or nothing, docs/telemetry.md says the rest.
 CONTRACT = {
@@ -201,6 +201,19 @@ def test_every_name_of_the_contract_is_there(upstream: FaultUpstream, tmp_path: 
     assert rejected == dict.fromkeys(rejected, 1)
     assert total(found, "gateway_time_to_first_token_seconds_count", route="good") == 1
     assert 999 < total(found, "gateway_budget_remaining_usd", scope="key", name="alice") < 1000
+
+
+def test_a_backend_that_is_no_more_rests_no_longer(upstream: FaultUpstream, tmp_path: Path) -> None:
+    """After a reload without it its gauges say nothing that an alarm would wait for to end."""
+    before = policies(upstream)
+    before["defaults"]["breaker"] = {"failures": 1, "open": "300s"}
+    before["backends"]["gone"] = {"base_url": upstream.url}
+    before["models"]["down"]["backend"] = "gone"
+    with serve(tmp_path, before) as gateway:
+        gateway.chat(ask("down"), key="sk-bob")
+        _until(lambda: total(scrape(gateway), "gateway_breaker_state", backend="gone") == 2)
+        write_policies(tmp_path, policies(upstream))
+        _until(lambda: total(scrape(gateway), "gateway_breaker_state", backend="gone") == 0)
 
 
 def test_a_client_creates_no_labels(upstream: FaultUpstream, tmp_path: Path) -> None:

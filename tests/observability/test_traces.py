@@ -33,6 +33,7 @@ CHAINS: Mapping[str, Sequence[Part | str]] = {
     "streamed": [Part(SLOWLY, model={"price": PRICE})],
     "falls": ["status_503", "insufficient_quota", "ok"],
     "retry": ["ok"],
+    "rested": ["ok"],
     "hedge-plain": ["ok:delay=3", "ok"],
     "hedge-streamed": ["ok:delay=3", "ok"],
     "cut": ["cut_fin:after=3,gap=0.03", Part("ok:gap=0.031", model={"prefill": True, "price": PRICE})],
@@ -204,6 +205,14 @@ def test_a_retry(scene: Scene) -> None:
     assert [span.attributes.get("http.request.resend_count") for span in tree.attempts] == [None, 1]
     first, second = tree.attempts
     assert first.end <= second.start + 1000
+
+
+def test_a_backend_that_asked_for_a_moment(scene: Scene) -> None:
+    """It is the same backend's second try, although it was left alone between the two."""
+    tree = scene.tell("rested", ["status_429:retry_after=1", "ok"])
+    assert_is_a_tree(tree)
+    assert tree.outcomes == ["rate_limited", "ok"]
+    assert [span.attributes.get("http.request.resend_count") for span in tree.attempts] == [None, 1]
 
 
 @pytest.mark.parametrize("mode", ["plain", "streamed"])
@@ -478,6 +487,13 @@ def test_content_only_when_it_was_asked_for(tmp_path: Path) -> None:
         odd = {"role": "user", "content": [1, None, {"text": 5}], "tool_calls": ["x", {"function": 3}, None]}
         tree = scene.tell("plain", messages=[odd, {"role": "tool", "content": {"a": 1}}])
         assert "tool_call_response" in tree.genai.attributes["gen_ai.input.messages"]
+        told = {"model": "plain", "prompt": "marked prompt", "messages": 5}
+        scene.gateway.request("POST", "/v1/completions", told, key="sk-alice")
+        scene.until(
+            lambda: any(
+                "marked prompt" in span.attributes.get("gen_ai.input.messages", "") for span in scene.collector.spans()
+            )
+        )
 
 
 def test_sampling_by_the_standard_variables(tmp_path: Path) -> None:

@@ -3,10 +3,30 @@
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry.content import input_json, output_json
+from gateway.telemetry.content import asked, input_json, output_json
+
+
+@pytest.mark.parametrize(
+    ("doc", "said"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}]}, [("user", "a")]),
+        ({"system": "s", "messages": [{"role": "user", "content": "a"}]}, [("system", "s"), ("user", "a")]),
+        ({"instructions": "s", "input": "a"}, [("system", "s"), ("user", "a")]),
+        ({"input": [{"role": "user", "content": "a"}]}, [("user", "a")]),
+        ({"input": ["a", "b"]}, [("user", "a"), ("user", "b")]),
+        ({"input": [[1, 2]]}, []),
+        ({"prompt": "a"}, [("user", "a")]),
+        ({"prompt": "a", "messages": 5}, [("user", "a")]),
+        ({"messages": [5, None]}, []),
+    ],
+)
+def test_what_was_asked_at_every_endpoint(doc: dict[str, Any], said: list[tuple[str, str]]) -> None:
+    """Chat, Anthropic's messages, responses, embeddings and completions; what is none of these is left out."""
+    assert [(message["role"], message["content"]) for message in asked(doc)] == said
 
 
 def test_messages_of_every_kind() -> None:
