@@ -1,7 +1,7 @@
 """Chooses, and says why: the candidates for one request, in order. Pure; `gateway explain` prints the same plan."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from gateway.budget.money import worst_case
 from gateway.identity.principal import Principal
@@ -19,11 +19,15 @@ _TRANSLATED = ("chat", "responses")  # modes of which either can answer a reques
 
 
 class Obstacle(NamedTuple):
-    """Why a backend is left alone, for how many seconds more, and whether it will surely answer after that."""
+    """Why a backend is left alone, for how many seconds more, and whether it will surely answer after that.
+
+    `shut` says that it cannot be asked at all before: it has no api key that may be used.
+    """
 
     seconds: float
     why: str
     sure: bool
+    shut: bool = False
 
 
 class Health(Protocol):
@@ -71,26 +75,29 @@ class Wish:
 class Candidate:
     """A target with its verdict: `in`, `rests` (in only when nothing else is left) or `out`; and the reason.
 
-    `wait` is for how many seconds more it asked to be left alone: worth waiting for, when nothing else is left.
+    `wait` is for how many seconds more it asked to be left alone: worth waiting for, when nothing else is left. `shut`
+    as in Obstacle.
     """
 
     target: Target
     verdict: str
     reason: str
     wait: float | None = None
+    shut: bool = False
 
 
 @value
 class Plan:
     """Where a request may go, in order. `rests_for` is how long until the first that rests is back, in seconds.
 
-    `too_long` says that the prompt is too long for every candidate: it is the request that must change.
+    `never` says why no candidate will ever answer this very request, since it must change: `too_long`, or `mode` when
+    it is for another kind of model; empty where one could.
     """
 
     route: Route
     candidates: tuple[Candidate, ...]
     rests_for: float | None = None
-    too_long: bool = False
+    never: Literal["", "too_long", "mode"] = ""
 
     @property
     def chosen(self) -> list[Candidate]:
@@ -125,11 +132,18 @@ def plan(
                 continue
             rests_for = obstacle.seconds if rests_for is None else min(rests_for, obstacle.seconds)
             reason = f"{obstacle.why}, for {obstacle.seconds:.0f} s more"
-            candidates.append(Candidate(target, RESTS, reason, obstacle.seconds if obstacle.sure else None))
+            wait = obstacle.seconds if obstacle.sure else None
+            candidates.append(Candidate(target, RESTS, reason, wait, obstacle.shut))
     if candidates and candidates[-1].verdict is not IN:
         _try_the_last(candidates)
-    too_long = bool(candidates) and all(_is_too_small(candidate.target, wish) for candidate in candidates)
-    return Plan(route, tuple(candidates), rests_for, too_long)
+        return Plan(route, tuple(candidates), rests_for, _never(candidates, wish))
+    return Plan(route, tuple(candidates), rests_for)
+
+
+def _never(candidates: list[Candidate], wish: Wish) -> Literal["", "too_long", "mode"]:
+    if all(_is_too_small(candidate.target, wish) for candidate in candidates):
+        return "too_long"
+    return "mode" if not any(_is_of_mode(candidate.target, wish) for candidate in candidates) else ""
 
 
 def _try_the_last(candidates: list[Candidate]) -> None:
@@ -139,8 +153,8 @@ def _try_the_last(candidates: list[Candidate]) -> None:
     """
     fit = [n for n, candidate in enumerate(candidates) if candidate.verdict is not OUT]
     if any(candidates[n].verdict is IN or _is_soon_back(candidates[n]) for n in fit):
-        fit = fit[-1:]
-    for n in reversed(fit):
+        fit = [n for n in fit[-1:] if not candidates[n].shut]
+    for n in sorted(fit, key=lambda n: (not candidates[n].shut, n), reverse=True):
         last = candidates[n]
         if last.verdict is RESTS and last.wait is None:
             candidates[n] = Candidate(last.target, IN, f"{last.reason}; {LAST}")
@@ -210,11 +224,16 @@ def _misfit(route: Route, target: Target, wish: Wish) -> str:
     if route.local_only and not target.local:
         return f"the route keeps data local, and backend {target.backend!r} is not"
     facts = target.facts
-    if facts.mode is not None and not fits(facts.mode, wish.mode):
+    if not _is_of_mode(target, wish):
         return f"it is a model for {facts.mode}, not for {wish.mode}"
     if _is_too_small(target, wish):
         return f"its context of {facts.context} tokens is too small for about {wish.input_tokens} tokens"
     return ""
+
+
+def _is_of_mode(target: Target, wish: Wish) -> bool:
+    mode = target.facts.mode
+    return mode is None or mode == wish.mode or fits(mode, wish.mode)
 
 
 def _is_too_small(target: Target, wish: Wish) -> bool:

@@ -74,7 +74,7 @@ class Backend:
         if self.keys[0].rests_until and all(now < key.rests_until for key in self.keys):
             key = min(self.keys, key=lambda key: key.rests_until)
             why = f"no api key of it is usable ({key.why})"
-            return Obstacle(key.rests_until - now, why, sure=key.why == RATE_LIMITED)
+            return Obstacle(key.rests_until - now, why, sure=key.why == RATE_LIMITED, shut=True)
         return None
 
     @property

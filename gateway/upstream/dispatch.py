@@ -162,7 +162,7 @@ class Walk(Generic[G]):
                 except Unavailable as error:
                     self._error = error
                 except Failed as failed:
-                    self._failed(candidate, failed.failure)
+                    self._failed(self.candidate, failed.failure)
                 else:
                     self.answered = True
                     return answer
@@ -228,12 +228,13 @@ class Walk(Generic[G]):
         """Try a candidate, and the next one beside it when no token came in time; the first token wins."""
         hedges.request(self._clock())
         first = asyncio.create_task(self._try(candidate, self.gate, last=False))
-        racing, gates = [first], [self.gate]
+        racing, gates, candidates = [first], [self.gate], [candidate]
         try:
             await asyncio.wait(racing, timeout=self._hedge_after(candidate))
             if not first.done() and self._may_hedge() and hedges.retry(self._clock()):
                 gates.append(self.gate.rival())
                 rival = replace(self._pending.popleft(), reason=f"hedge: {candidate.target.backend} was slow")
+                candidates.append(rival)
                 racing.append(asyncio.create_task(self._try(rival, gates[1], last=False)))
             winner = await _first_answer(racing)
         except BaseException:
@@ -246,13 +247,13 @@ class Walk(Generic[G]):
             if task is not winner:
                 await _discard(task)
         self._note_lost()
+        self.candidate = candidates[racing.index(winner)]
         try:
             answer = winner.result()
         except BaseException:
             for gate in gates[1:]:
                 gate.release()
             raise
-        self.candidate = answer.candidate
         self.gate = gates.pop(racing.index(winner))
         for gate in gates:
             gate.release()
@@ -367,7 +368,7 @@ class Walk(Generic[G]):
                 raise Failed(Failure(Kind.AUTH, f"no api key of backend {backend.name!r} is usable"))
             try:
                 gate.sending()
-                return await self._once(candidate, backend, permit, key, body, resend, queued)
+                return await self._once(candidate, backend, permit, key, body, queued)
             except Failed as failed:
                 failure = failed.failure
                 now = self._clock()
@@ -399,7 +400,6 @@ class Walk(Generic[G]):
         permit: Permit,
         key: ApiKey,
         body: bytes,
-        resend: int,
         queued: float,
     ) -> Answer:
         call = self._call
@@ -444,7 +444,7 @@ class Walk(Generic[G]):
                     outcome=outcome,
                     status=status,
                     first_token=ended if answer is not None else None,
-                    resend=resend,
+                    resend=self._tries_of(candidate),
                     reason=candidate.reason,
                     detail=detail,
                     queued=queued,
@@ -456,9 +456,18 @@ class Walk(Generic[G]):
             if answer is None:
                 backend.busy -= 1
         backend.answered(ended - started, ended)
-        if permit.probe and backend.breaker.succeeded(permit, self.plan.route.breaker):
-            self._report.event("breaker_closed", backend=backend.name)
+        if permit.probe:
+            self._succeeded(backend, permit)
         return Answer(answer, candidate, backend, permit, key, Place(self.records, len(self.records) - 1, clock))
+
+    def _succeeded(self, backend: Backend, permit: Permit) -> None:
+        if backend.breaker.succeeded(permit, self.plan.route.breaker):
+            self._report.event("breaker_closed", backend=backend.name)
+
+    def _tries_of(self, candidate: Candidate) -> int:
+        """How often this request was sent there before, a rest or another api key between."""
+        target = candidate.target
+        return sum((record.backend, record.model) == (target.backend, target.model) for record in self.records)
 
     def _note(self, backend: Backend, permit: Permit, key: ApiKey, failure: Failure, now: float) -> None:
         """Let the backend's health learn from a failure, and tell the operator what changed."""
@@ -472,7 +481,9 @@ class Walk(Generic[G]):
         self._count(backend, permit, failure, now)
 
     def _count(self, backend: Backend, permit: Permit, failure: Failure, now: float) -> None:
-        if failure.kind in COUNTED and backend.breaker.failed(permit, now, self.plan.route.breaker):
+        if failure.passes_through:  # it works: it has read the request and refused it
+            self._succeeded(backend, permit)
+        elif failure.kind in COUNTED and backend.breaker.failed(permit, now, self.plan.route.breaker):
             seconds = round(backend.breaker.open_until - now, 1)
             self._report.event("breaker_opened", backend=backend.name, seconds=seconds, reason=failure.detail)
 
@@ -487,7 +498,7 @@ class Walk(Generic[G]):
         if self._error is not None and not isinstance(self._error, Unavailable):
             return self._error
         tried = "; ".join(f"{record.backend}: {record.outcome} ({record.detail})" for record in self.records[-5:])
-        message = f"Every candidate of {self.plan.route.name!r} failed: {tried}."
+        message = f"Every candidate of {self.plan.route.name!r} failed: {tried or failure.detail}."
         if failure.kind is Kind.SILENT:
             return UpstreamTimeout(message)
         if failure.kind in (Kind.AUTH, Kind.NO_QUOTA):
@@ -500,7 +511,9 @@ class Walk(Generic[G]):
 def nothing_available(plan: Plan) -> GatewayError:
     """The error when a plan has no candidate to try."""
     reasons = "; ".join(f"{candidate.target.name}: {candidate.reason}" for candidate in plan.candidates)
-    if plan.too_long:
+    if plan.never == "mode":
+        return InvalidRequest(f"{plan.route.name!r} cannot answer this kind of request. {reasons}.", param="model")
+    if plan.never == "too_long":
         return InvalidRequest(
             f"The prompt is too long for {plan.route.name!r}; shorten it, or ask for a model with a larger context. "
             f"{reasons}.",
@@ -540,14 +553,20 @@ def _left_alone(backend: Backend) -> Skip:
 
 
 async def _first_answer(racing: list[asyncio.Task[Answer]]) -> asyncio.Task[Answer]:
-    """The first task that gives an answer; when none does, the first of them, with its failure."""
+    """The first task that gives an answer; when none does, one with a failure that the client may see, or the first."""
     left = set(racing)
     while left:
         done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
         for task in racing:
             if task in done and _gave_answer(task):
                 return task
-    return racing[0]
+    return next((task for task in racing if _refused(task)), racing[0])
+
+
+def _refused(task: asyncio.Task[Answer]) -> bool:
+    """Whether the backend refused the request itself, which says more than that another was slow."""
+    failed = None if task.cancelled() else task.exception()
+    return isinstance(failed, Failed) and failed.failure.kind is Kind.CLIENT
 
 
 def _gave_answer(task: asyncio.Task[Answer]) -> bool:

@@ -26,6 +26,8 @@ CHAINS: Mapping[str, Sequence[Part | str]] = {
     "quota": [Part("insufficient_quota", keys=8), "ok"],
     "limited": [Part("status_429", keys=8), "ok"],
     "refuses": ["status_400", "ok"],
+    "refuses-between": ["ok", "ok"],
+    "refuses-probes": ["ok", "ok"],
     "cut": [CUT, "ok"],
     "strict": ["status_503", "ok"],
     "down": ["ok", "ok"],
@@ -139,6 +141,19 @@ def test_a_refusal_of_the_request_is_no_failure_of_the_backend(stage: Stage) -> 
         told = stage.tell("refuses")
         assert (told.reply.status, told.places) == (400, [0])
     assert state(stage, "refuses-0") == CLOSED
+
+
+def test_a_refusal_of_the_request_shows_that_the_backend_works(stage: Stage) -> None:
+    """Failures before and after it are not in a row; as the answer to a probe it helps to close the breaker."""
+    for fault in ["status_503"] * 4 + ["status_400"] + ["status_503"] * 4:
+        stage.tell("refuses-between", [fault])
+    assert state(stage, "refuses-between-0") == CLOSED
+    assert places(stage, "refuses-probes", 5, ["status_503"] * 5) == [[0, 1]] * 5
+    assert state(stage, "refuses-probes-0") == OPEN
+    stage.until(lambda: state(stage, "refuses-probes-0") == HALF_OPEN)
+    assert [stage.tell("refuses-probes", ["status_400"]).places for _ in range(2)] == [[0], [0]]
+    assert state(stage, "refuses-probes-0") == CLOSED
+    stage.until_logged("breaker_closed", backend="refuses-probes-0")
 
 
 def test_streams_that_are_cut_are_failures_in_a_row(stage: Stage) -> None:

@@ -16,6 +16,7 @@ CHAINS: Mapping[str, Sequence[Part | str]] = {
     "quick": ["ok", "ok"],
     "fails": ["status_503", "ok"],
     "both-fail": ["status_503:delay=0.5", "status_503"],
+    "one-refuses": ["status_503:delay=0.6", "status_400"],
     "off": ["ok:delay=0.6", "ok"],
     "rare": ["ok", "ok"],
     "p95": ["ok", "ok"],
@@ -93,6 +94,13 @@ def test_when_both_fail_the_error_is_told(stage: Stage) -> None:
     told = stage.tell("both-fail")
     assert (told.reply.status, told.reply.error["code"]) == (502, "upstream_error")
     assert set(told.places) == {0, 1}
+
+
+def test_a_refusal_by_the_second_says_more_than_a_failure_of_the_first(stage: Stage) -> None:
+    """The client sees what is wrong with its request, from whoever said so."""
+    told = stage.tell("one-refuses")
+    assert (told.reply.status, set(told.places)) == (400, {0, 1})
+    assert told.reply.headers["x-gateway-backend"] == "one-refuses-1"
 
 
 def test_it_stays_below_five_in_a_hundred(stage: Stage) -> None:

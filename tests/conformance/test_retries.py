@@ -277,6 +277,9 @@ def test_a_refused_key_rests_and_nobody_blames_the_client(stage: Stage, fault: s
     assert "refused" in stage.ready(f"{fault}-0")["reason"]
     alone = stage.tell(f"{fault}-alone")
     assert (alone.reply.status, alone.reply.error["code"], alone.places) == (502, "upstream_auth", [0])
+    unsent = stage.tell(f"{fault}-alone")
+    assert (unsent.reply.status, unsent.reply.error["code"], unsent.places) == (502, "upstream_auth", [])
+    assert f"no api key of backend '{fault}-alone-0' is usable" in unsent.reply.error["message"]
 
 
 def test_several_api_keys_share_the_work(stage: Stage) -> None:

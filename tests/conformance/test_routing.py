@@ -123,7 +123,7 @@ def test_a_name_that_leads_nowhere_is_a_404(gateway: Served, model: str) -> None
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [("only-off", "NOT_SET"), ("off-model", "NOT_SET"), ("nowhere", "local"), ("embedder", "embedding")],
+    [("only-off", "NOT_SET"), ("off-model", "NOT_SET"), ("nowhere", "local")],
 )
 def test_a_route_without_a_usable_candidate_says_why(gateway: Served, model: str, why: str) -> None:
     """503 with each candidate's reason."""

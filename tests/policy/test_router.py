@@ -49,6 +49,7 @@ class Turns:
 
 MODELS = ("a", "b", "c")
 BREAKER = Obstacle(12.0, "its breaker is open", sure=False)
+SHUT = Obstacle(60.0, "no api key of it is usable (refused)", sure=False, shut=True)
 LIMITED = Obstacle(4.0, "it asked to be left alone", sure=True)
 
 
@@ -176,6 +177,17 @@ def test_the_last_that_may_answer_is_tried_when_nothing_else_is_worth_waiting_fo
     """A breaker only guesses; a rate limit is certain, and the request waits for a short one instead."""
     limited = Obstacle(seconds, "it asked to be left alone", sure=True)
     found = planned(chained(), a=Doing(BREAKER), b=Doing(BREAKER), c=Doing(limited))
+    assert [candidate.target.name for candidate in found.chosen] == tried
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tried"), [(None, SHUT, ["a"]), (BREAKER, SHUT, ["a"]), (LIMITED, SHUT, []), (SHUT, SHUT, ["b"])]
+)
+def test_who_has_no_usable_api_key_is_not_tried_in_place_of_who_may_answer(
+    a: Obstacle | None, b: Obstacle, tried: list[str]
+) -> None:
+    """Nothing could be sent to it; it stands in the plan only where all others are the same, to say what is wrong."""
+    found = planned(chained("a", "b"), a=Doing(a), b=Doing(b))
     assert [candidate.target.name for candidate in found.chosen] == tried
 
 
