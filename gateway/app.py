@@ -37,8 +37,9 @@ from gateway.policy.loader import PolicyError
 from gateway.policy.schema import Policy
 from gateway.proxy import Bank, Dice, Proxy
 from gateway.runtime import Runtime, build_runtime
+from gateway.server.connection import Site
 from gateway.server.counting import TokenCounts
-from gateway.server.downstream import RequestIds, Routed, Site
+from gateway.server.downstream import RequestIds, Routed
 from gateway.server.endpoints import Completions, Uploads
 from gateway.server.errors import InternalError
 from gateway.server.health import METRICS_TYPE, Nowhere, Page, alive, readiness

@@ -93,6 +93,7 @@ ORDER = (
     # downstream
     "gateway.server",
     "gateway.server.downstream",
+    "gateway.server.connection",
     "gateway.server.errors",
     "gateway.server.auth",
     "gateway.server.relay",
@@ -112,7 +113,7 @@ HOMES = {
     "click": ("gateway.cli",),
     "cryptography": ("gateway.upstream.google_token",),
     "grpc": ("gateway.telemetry",),
-    "httptools": ("gateway.upstream.connection", "gateway.server.downstream"),
+    "httptools": ("gateway.upstream.connection", "gateway.server.downstream", "gateway.server.connection"),
     "httpcore": ("gateway.upstream.over_httpx",),
     "httpx": ("gateway.upstream.over_httpx",),
     # By name, so that mypy does not read its two thousand files; elsewhere it is data.

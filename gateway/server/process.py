@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.proxy import Proxy
-from gateway.server.downstream import ClientConnection, Site
+from gateway.server.connection import ClientConnection, Site
 
 _LOOK = 0.02
 
