@@ -51,9 +51,10 @@ class Recorder:
     async def _run(self) -> None:
         while True:
             await self._new.wait()
-            await asyncio.sleep(GATHER)
             self._new.clear()
             while self._batch is not None or self._waiting:
+                if len(self._waiting) < BATCH:  # what comes while a batch is written waits for others too
+                    await asyncio.sleep(GATHER)
                 try:
                     await self._write()
                 except StoreDown:

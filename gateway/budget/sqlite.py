@@ -71,6 +71,9 @@ CREATE TABLE hour (
 ) WITHOUT ROWID;
 CREATE TABLE managed_key (name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, record TEXT NOT NULL) WITHOUT ROWID;
 """
+# Rows in one statement: each statement gives the interpreter's lock away and waits for it, which costs a thread that is
+# busy with requests more than the rows do (50 us a row on one core).
+_ROWS_AT_ONCE = (128, 32, 8, 1)
 _ADD_HOUR = """
 INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     requests = requests + excluded.requests, input = input + excluded.input,
@@ -443,7 +446,12 @@ def _once(db: sqlite3.Connection, mark: str, seconds: float, now: float) -> bool
 def _write_usage(db: sqlite3.Connection, batch: str, records: Sequence[UsageRecord], now: float) -> None:
     if db.execute("INSERT OR IGNORE INTO batch VALUES (?, ?)", (batch, now)).rowcount == 0:
         return
-    db.executemany("INSERT INTO usage VALUES (?, ?)", [(one.at, orjson.dumps(one)) for one in records])
+    rows = [field for one in records for field in (one.at, orjson.dumps(one))]
+    place = 0
+    for count in _ROWS_AT_ONCE:
+        while len(rows) - place >= 2 * count:
+            db.execute(f"INSERT INTO usage VALUES {', '.join(['(?, ?)'] * count)}", rows[place : place + 2 * count])  # noqa: S608
+            place += 2 * count
     db.executemany(_ADD_HOUR, [(*name, *sums) for name, sums in by_hour(records).items()])
 
 
