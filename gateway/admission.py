@@ -25,23 +25,26 @@ LEAST_OUTPUT = 16  # tokens: an answer shorter than that is worth nothing, so th
 UNKNOWN_OUTPUT = 16_384  # tokens, where neither the client nor the policy nor the list says what a model writes at most
 UNKNOWN_INPUT = 1_000_000  # tokens, where the bound has no end (a stored prompt) and the model's context is unknown
 SHARE = 4  # a request without a limit of its own takes at most this part of what remains
+UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests", "concurrent")
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits on one key's requests to one model. `counts` are those on which the size of a request counts.
+    """The limits on one key's requests to one model, each with the place of its unit in `UNITS`.
 
-    `shared` are those of them of which a request without a limit of its own takes only a part. `shown` are those that
-    headers tell of: money, requests, tokens.
+    `counts` are those on which the size of a request counts; of the `shared` of them a request without a limit of its
+    own takes only a part. `shown` are those that headers tell of: money, requests, tokens. `bounds_output`: the backend
+    must be held to what the hold pays for.
     """
 
-    limits: tuple[MeterLimit, ...]
+    limits: tuple[tuple[MeterLimit, int], ...]
     counts: tuple[MeterLimit, ...]
-    shared: frozenset[MeterLimit]
-    shown: tuple[tuple[MeterLimit, ...], tuple[MeterLimit, ...], tuple[MeterLimit, ...]]
+    shared: tuple[bool, ...]  # for each of the limits
+    shown: "Shown"
     in_dollars: bool
     priced: bool
+    bounds_output: bool
 
     @classmethod
     def of(cls, limits: tuple[MeterLimit, ...], target: Target) -> "Terms":
@@ -54,12 +57,13 @@ class Terms:
         hard = [limit for limit in limits if not limit.soft]
         counts = tuple(limit for limit in hard if limit.meter.unit in sized)
         return cls(
-            limits=limits,
+            limits=tuple((limit, UNITS.index(limit.meter.unit)) for limit in limits),
             counts=counts,
-            shared=frozenset(limit for limit in counts if limit.meter.unit != "input_tokens"),
+            shared=tuple(limit in counts and limit.meter.unit != "input_tokens" for limit in limits),
             shown=shown_of(limits),
             in_dollars=any(limit.meter.unit == "usd" for limit in hard),
             priced=rates is not None,
+            bounds_output=any(limit.meter.unit != "input_tokens" for limit in counts),
         )
 
 
@@ -276,11 +280,10 @@ class Admission:
 
     def _is_within_share(self, terms: Terms, charges: Sequence[tuple[MeterLimit, int]]) -> bool:
         """Whether no limit gives up more than a SHARE-th of what remains of it."""
-        for limit, amount in charges:
-            if limit in terms.shared:
-                left = self._escrow.remaining(limit)
-                if left is None or amount > left // SHARE:
-                    return False
+        remaining = self._escrow.remaining
+        for (limit, amount), is_shared in zip(charges, terms.shared, strict=True):
+            if is_shared and ((left := remaining(limit)) is None or amount > left // SHARE):
+                return False
         return True
 
     async def _take(self, charges: Sequence[tuple[MeterLimit, int]]) -> None:
@@ -294,18 +297,11 @@ class Admission:
         """The most a try may count on each limit; a request that goes on elsewhere counts once as a request."""
         written = output * self._request.n
         rates = target.facts.rates
-        amounts = {
-            "usd": worst_case(bound, written, rates, self._request.extent.beside)
-            if rates is not None and terms.counts
-            else 0,
-            "tokens": bound + written,
-            "input_tokens": bound,
-            "output_tokens": written,
-            "requests": 0 if self._parts else 1,
-            "concurrent": 1,
-        }
-        self.held = amounts["usd"]
-        return [(limit, amounts[limit.meter.unit]) for limit in terms.limits]
+        self.held = 0
+        if rates is not None and terms.counts:
+            self.held = worst_case(bound, written, rates, self._request.extent.beside)
+        amounts = (self.held, bound + written, bound, written, 0 if self._parts else 1, 1)
+        return [(limit, amounts[place]) for limit, place in terms.limits]
 
     async def _output(self, terms: Terms, target: Target, bound: int) -> int:
         """Tokens that each choice may have: what was asked for, lowered to what the tightest limit affords."""
@@ -352,7 +348,7 @@ class Admission:
         None where the client's own says it, or the model writes no more by itself. A translated provider must be told a
         limit, and would be told the bundled list's instead of the policies'.
         """
-        if not self._request.extent.writes or not any(limit.meter.unit != "input_tokens" for limit in terms.counts):
+        if not terms.bounds_output or not self._request.extent.writes:
             return None
         own = self._request.max_output
         if own is not None:
@@ -389,51 +385,58 @@ class Admission:
         return self._bound
 
 
-_Shown = tuple[tuple[MeterLimit, ...], tuple[MeterLimit, ...], tuple[MeterLimit, ...]]
+def most_output(asked: int | None, facts: Facts) -> int:
+    """The output tokens that a choice may have when no budget lowers them: the client's limit, else the model's."""
+    return asked if asked is not None else facts.max_output or facts.context or UNKNOWN_OUTPUT
 
 
-def shown_of(limits: Sequence[MeterLimit]) -> _Shown:
+Shown = tuple[tuple[MeterLimit, ...], tuple[MeterLimit, ...], tuple[MeterLimit, ...]]
+
+
+def shown_of(limits: Sequence[MeterLimit]) -> Shown:
     """The limits that headers tell of: on money, on requests, on tokens."""
     units = (("usd",), ("requests",), ("tokens", "input_tokens", "output_tokens"))
     money, requests, tokens = (tuple(limit for limit in limits if limit.meter.unit in names) for names in units)
     return money, requests, tokens
 
 
-def most_output(asked: int | None, facts: Facts) -> int:
-    """The output tokens that a choice may have when no budget lowers them: the client's limit, else the model's."""
-    return asked if asked is not None else facts.max_output or facts.context or UNKNOWN_OUTPUT
-
-
-def limit_headers(escrow: Escrow, shown: _Shown) -> list[Header]:
+def limit_headers(escrow: Escrow, shown: Shown) -> list[Header]:
     """What is left of the tightest money, request and token limits, as an SDK or a person may read it."""
     found: list[Header] = []
     money, requests, tokens = shown
     if money and (tightest := _tightest(escrow, money)) is not None:
         found.append((b"x-gateway-budget-remaining-usd", format_usd(tightest[1]).encode()))
-    for name, limits in ((b"requests", requests), (b"tokens", tokens)):
-        if not limits or (tightest := _tightest(escrow, limits)) is None:
-            continue
+    if requests and (tightest := _tightest(escrow, requests)) is not None:
         limit, left = tightest
-        reset = escrow.resets_in(limit)
-        found.append((b"x-ratelimit-limit-" + name, b"%d" % limit.amount))
-        found.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
-        if reset is not None:
-            found.append((b"x-ratelimit-reset-" + name, duration_text(reset).encode()))
+        found.append((b"x-ratelimit-limit-requests", b"%d" % limit.amount))
+        found.append((b"x-ratelimit-remaining-requests", b"%d" % left))
+        if (reset := escrow.resets_in(limit)) is not None:
+            found.append((b"x-ratelimit-reset-requests", duration_text(reset)))
+    if tokens and (tightest := _tightest(escrow, tokens)) is not None:
+        limit, left = tightest
+        found.append((b"x-ratelimit-limit-tokens", b"%d" % limit.amount))
+        found.append((b"x-ratelimit-remaining-tokens", b"%d" % left))
+        if (reset := escrow.resets_in(limit)) is not None:
+            found.append((b"x-ratelimit-reset-tokens", duration_text(reset)))
     return found
 
 
-def duration_text(seconds: float) -> str:
+def duration_text(seconds: float) -> bytes:
     """A time as OpenAI writes it in its headers: `350ms`, `1.5s`, `6m0s`, `2h3m4s`."""
     if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
+        return b"%dms" % round(seconds * 1000)
     if seconds < 60:
-        return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+        return (b"%.3f" % seconds).rstrip(b"0").rstrip(b".") + b"s"
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours}h" if hours else "") + f"{minutes}m{rest}s"
+    if minutes < 60:
+        return b"%dm%ds" % (minutes, rest)
+    return b"%dh%dm%ds" % (*divmod(minutes, 60), rest)
 
 
 def _tightest(escrow: Escrow, limits: Sequence[MeterLimit]) -> tuple[MeterLimit, int] | None:
+    if len(limits) == 1:
+        left = escrow.remaining(limits[0])
+        return None if left is None else (limits[0], left)
     tightest: tuple[MeterLimit, int] | None = None
     for limit in limits:
         left = escrow.remaining(limit)

@@ -155,7 +155,7 @@ class Escrow:
         self._check_open(hold)
         at = self._monotonic()
         for index, (grant, amount) in enumerate(hold.parts):
-            if amount and grant.unit == "requests" and grant.account.rolling:
+            if amount and grant.unit == "requests" and grant.rolling:
                 grant.give(amount, amount, at)
                 hold.parts[index] = (grant, 0)
                 hold.begun |= {grant.key}
@@ -167,16 +167,22 @@ class Escrow:
         """
         self._close(hold, "settled")
         at = self._monotonic()
+        contested = False
         for grant, amount in hold.parts:
             grant.holds -= 1
             unit = grant.unit
-            if unit == "requests":
+            if unit == "concurrent":
+                grant.give(amount, 0, at)
+            elif unit == "requests":
                 grant.give(amount, min(actual.get(unit, amount), amount), hold.taken)
-                continue
-            cost = 0 if unit == "concurrent" else actual.get(unit, amount)
-            if grant.give(amount, cost, at) and not grant.soft:
-                self._overrun(Overrun(hold.id, grant.limit, amount, cost))
-        self._wake_for(hold.parts, at)
+            else:
+                cost = actual.get(unit, amount)
+                if grant.give(amount, cost, at) and not grant.soft:
+                    self._overrun(Overrun(hold.id, grant.limit, amount, cost))
+            if at < grant.contested_until and grant.available:
+                contested = True
+        if contested:
+            self._wake.set()
 
     def release(self, hold: Hold) -> None:
         """The request produced nothing: the hold costs nothing. Raises `HoldClosed` the second time."""

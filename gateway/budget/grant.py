@@ -30,6 +30,7 @@ class Grant:
         "end",
         "fading",
         "fractions",
+        "grain",
         "held",
         "holds",
         "key",
@@ -38,6 +39,7 @@ class Grant:
         "refusal",
         "refusal_need",
         "refusal_until",
+        "rolling",
         "room",
         "soft",
         "spent",
@@ -56,6 +58,8 @@ class Grant:
         self.key = limit.meter.id
         self.unit = limit.meter.unit
         self.account: Account = account_of(limit.meter, span)
+        self.rolling = self.account.rolling
+        self.grain = (self.rolling or 0.0) / BUCKETS / 2  # seconds; what is nearer than that is one point
         self.fading = self.account.forget is not None  # not to be used once the lease has run out
         self.start = span.start
         self.end = _NEVER if span.end is None else span.end
@@ -98,25 +102,27 @@ class Grant:
         self.held -= held
         over = cost - held
         if not self.soft:
-            self.available -= min(over, self.available)  # negative `over` gives back
-        self.count(cost, at)
+            self.available = self.available - over if over < self.available else 0  # negative `over` gives back
+        if cost:
+            self.count(cost, at)
         return max(over, 0)
 
     def count(self, cost: int, at: float) -> None:
         """Add to what is spent."""
-        if not cost:
-            return
         self.spent += cost
-        if not self.account.rolling:
+        if not self.rolling:
             return
         points = self.points
-        if points and (abs(points[-1][0] - at) < self.account.rolling / BUCKETS / 2 or len(points) >= _MOST_POINTS):
-            at = max(at, points.pop()[0])
+        if points:
+            last = points[-1][0]
+            if -self.grain < at - last < self.grain or len(points) >= _MOST_POINTS:
+                points[-1] = (max(last, at), self.spent)
+                return
         points.append((at, self.spent))
 
     def state(self, now: float, *, need: int = 0, want: int = 0, gone: bool = False) -> Entry:
         """What to tell the store."""
-        if not self.account.rolling:
+        if not self.rolling:
             spent: tuple[tuple[float, int], ...] = ((0.0, self.spent),) if self.spent > self.acked else ()
         else:
             spent = tuple((max(now - at, 0.0), total) for at, total in self.points if total > self.acked)

@@ -60,7 +60,9 @@ def command(
     terms = [runtime.terms.terms(principal, candidate.target) for candidate in way.candidates]
     candidates = [_within(each, candidate) for each, candidate in zip(terms, way.candidates, strict=True)]
     rows = [_row(number, candidate, wish) for number, candidate in enumerate(candidates, 1)]
-    limits = list(dict.fromkeys((*runtime.terms.own(principal), *(limit for each in terms for limit in each.limits))))
+    limits = list(
+        dict.fromkeys((*runtime.terms.own(principal), *(limit for each in terms for limit, _ in each.limits)))
+    )
     standings = _standings(store, limits)
     if as_json:
         now = time.time()

@@ -60,7 +60,7 @@ async def timed(rounds: int = 5) -> Timed:
     principal = principal_of("bench", policy.keys["bench"], team_allow=None, zone=ZoneInfo("UTC"))
     target = next(Catalog(policy, lambda *_: Facts()).find("m", None, principal).targets)
     book = TermsBook(policy)
-    limits = book.terms(principal, target).limits
+    limits = [limit for limit, _ in book.terms(principal, target).limits]
     assert len(limits) == 5
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "bench.db")
