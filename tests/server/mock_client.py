@@ -217,6 +217,7 @@ def answers_in(data: bytes, *, head: bool = False) -> list[Answer]:
     while data:
         top, _, data = data.partition(b"\r\n\r\n")
         line, *fields = top.decode("latin-1").split("\r\n")
+        assert line.startswith("HTTP/1.1 "), line
         pairs = [name_value.split(": ", 1) for name_value in fields]
         headers = dict(pairs)
         assert len(headers) == len(pairs), f"a header twice: {top!r}"
