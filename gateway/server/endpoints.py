@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from gateway.errors import GatewayError, StreamBroken, Unavailable
@@ -28,9 +27,10 @@ from gateway.telemetry.lines import describe
 from gateway.trip import Trip, refusal_code
 from gateway.upstream.dispatch import PassThrough, Pin
 from gateway.upstream.wire import Header
+from gateway.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asked:
     """A request that has been read: who asks for what, under which policies, and which headers of it go on."""
 

@@ -1,7 +1,7 @@
 """What a candidate gave: an answer or the beginning of a stream, with all that must be given back once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gateway.policy.router import Candidate
 from gateway.telemetry.records import AttemptRecord
@@ -9,12 +9,13 @@ from gateway.upstream.backend import ApiKey, Backend
 from gateway.upstream.breaker import Permit
 from gateway.upstream.openai import Plain, Stream
 from gateway.upstream.slots import Slots
+from gateway.values import value
 
 CLIENT_GONE = "client_gone"
 LOST_HEDGE = "lost_hedge"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """Where an answer's try is recorded, to be told how it ended. `clock` gives the seconds that records use."""
 
