@@ -71,6 +71,7 @@ ORDER = (
     "gateway.budget.redis",
     "gateway.budget.*",
     # upstream
+    "gateway.outbox",
     "gateway.upstream.wire",
     "gateway.upstream.slots",
     "gateway.upstream.connection",

@@ -10,12 +10,15 @@ import httptools
 from starlette.types import ASGIApp
 
 from gateway.errors import GatewayError, RequestTimeout
+from gateway.outbox import Outbox
 from gateway.server.downstream import Downstream, Endpoint, NotHttp, RequestIds, no_receive, no_send, scope_of
 from gateway.upstream.wire import Header
 
 KEEP_ALIVE = 75.0  # seconds: longer than the 60 of usual load balancers, so that they close first
 PATIENCE = 60.0  # seconds without a byte of a head or a body that has begun
+LINGER = 30.0  # seconds that a client may go on sending what is not read any more, before it is cut off
 MAX_HEAD = 65_536  # bytes, and so many for what stands between or after the pieces of a body
+MAX_AHEAD = 65_536  # bytes of requests sent ahead: a client that leaves is noticed only while reading goes on
 _LOOK = 5.0  # seconds between two looks at these times
 _LISTS: Final = (b"tracestate", b"anthropic-beta", b"openai-beta")  # read here, and may come in parts (RFC 9110, 5.3)
 
@@ -44,13 +47,14 @@ class State(Protocol):
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection, of HTTP/1.1 or 1.0. Requests that were sent ahead wait for their turn, and nothing more is read.
+    """One connection, of HTTP/1.1 or 1.0. Requests sent ahead wait for their turn; beyond `MAX_AHEAD` no more is read.
 
     It has one task for all its requests, since a new one costs as much as all the limits of a request. `keeps_alive`:
     it will take another request.
     """
 
     __slots__ = (
+        "_ahead",
         "_arriving",
         "_current",
         "_deadline",
@@ -60,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
         "_held",
         "_loop",
         "_lost",
+        "_outbox",
         "_parser",
         "_paused",
         "_queue",
@@ -78,10 +83,11 @@ class ClientConnection(asyncio.Protocol):
     _task: asyncio.Task[None]
     _timer: asyncio.TimerHandle
 
-    def __init__(self, site: Site, state: State, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, site: Site, state: State, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
         self._site = site
         self._state = state
         self._loop = loop
+        self._outbox = outbox
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Downstream] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -91,6 +97,7 @@ class ClientConnection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._head_size = 0
+        self._ahead = 0
         self._held: list[bytes] = []
         self._lost = False
         self._paused = False
@@ -114,6 +121,11 @@ class ClientConnection(asyncio.Protocol):
         """Parse what came."""
         if not self.keeps_alive and self._arriving is None:
             return  # it sends what will not be answered any more
+        if self._queue and not self._paused:
+            self._ahead += len(data)
+            if self._ahead > MAX_AHEAD:
+                self._paused = True
+                self._transport.pause_reading()
         head_began_before = self._head_size
         try:
             self._parser.feed_data(data)
@@ -202,9 +214,6 @@ class ClientConnection(asyncio.Protocol):
         self._headers = {}
         if self._current is None and not self._queue:
             self._wake()
-        elif not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
         self._queue.append(request)
 
     def on_body(self, body: bytes) -> None:
@@ -214,11 +223,13 @@ class ClientConnection(asyncio.Protocol):
             self._arriving.feed(body)
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole."""
+        """Note that the request is whole, and close where only that was waited for."""
         self._head_size = 0
-        if self._arriving is not None:
-            self._arriving.feed_end()
-            self._arriving = None
+        arriving, self._arriving = self._arriving, None
+        if arriving is not None:
+            arriving.feed_end()
+            if arriving.complete and self._current is None and not self.keeps_alive:
+                self._close()
 
     # What a request calls.
 
@@ -226,17 +237,20 @@ class ClientConnection(asyncio.Protocol):
         """Write this once the endpoint has returned, or `soon`: at the end of this turn if that is earlier."""
         self._held.append(data)
         if soon:
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        if self._held and not self._lost:
-            self._transport.write(b"".join(self._held))
-        self._held.clear()
+            self._loop.call_soon(self.flush)
 
     def write(self, data: bytes) -> None:
-        """Write now."""
-        if not self._lost:
-            self._transport.write(data)
+        """Write this in this turn."""
+        self._held.append(data)
+        self._outbox.send(self)
+
+    def flush(self) -> None:
+        """Write what is held, now."""
+        held = self._held
+        if held:
+            if not self._lost:
+                self._transport.write(held[0] if len(held) == 1 else b"".join(held))
+            held.clear()
 
     async def drained(self) -> None:
         """Wait until no more than the transport's low water is unsent."""
@@ -255,7 +269,7 @@ class ClientConnection(asyncio.Protocol):
         """Take no more requests."""
         self.keeps_alive = False
         if self._current is None and not self._queue:
-            self._transport.close()
+            self._close()
 
     # Serving.
 
@@ -267,13 +281,15 @@ class ClientConnection(asyncio.Protocol):
                     await self._waiter
                     continue
                 self._current = request = self._queue.popleft()
+                if not self._queue:
+                    self._read_on()
                 try:
                     await self._answer(request)
                 finally:
                     self._finish(request)
         finally:
             if not self._lost:
-                self._transport.close()
+                self._close()
 
     async def _answer(self, request: Downstream) -> None:
         site = self._site
@@ -298,21 +314,32 @@ class ClientConnection(asyncio.Protocol):
         self._current = None
         if self._lost:
             return
-        self._flush()
         if not (request.complete and request.keep_alive and self.keeps_alive):
             self.keeps_alive = False
             self._queue.clear()
+            if request.complete and request.is_being_sent:  # closing now would reset, and lose the answer
+                self.flush()
+                self._loop.call_later(LINGER, self._transport.close)
+                return
+            self._close()
             self._leave()
-            self._transport.close()
             return
-        if self._queue and self._queue[0] is not self._arriving:
-            return
+        if self._held:
+            self._outbox.send(self)
+        if not self._queue and self._arriving is None and not self._head_size:
+            self._deadline = self._loop.time() + KEEP_ALIVE
+
+    def _read_on(self) -> None:
+        """Nothing waits any more: what comes next is the rest of the request that is served now, or one after it."""
+        self._ahead = 0
         if self._paused:
             self._paused = False
             self._deadline = self._loop.time() + PATIENCE
             self._transport.resume_reading()
-        if self._arriving is None and not self._head_size:
-            self._deadline = self._loop.time() + KEEP_ALIVE
+
+    def _close(self) -> None:
+        self.flush()
+        self._transport.close()
 
     def _leave(self) -> None:
         """Nobody is there any more to be answered."""
@@ -353,15 +380,14 @@ class ClientConnection(asyncio.Protocol):
         if arriving is not None and self._queue:  # it is the last, and nobody has begun with it
             self._queue.pop()
         elif arriving is not None:  # it has been answered
-            self._transport.close()
+            self._close()
             return
         if self._current is not None or self._queue:
             return
         request_id = self._site.ids.next()
         self._site.refused(request_id)
         Downstream(self, "", b"", {}, "1.1", keep_alive=False).answer_error(error, request_id)
-        self._flush()
-        self._transport.close()
+        self._close()
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK, self._look)
@@ -371,4 +397,4 @@ class ClientConnection(asyncio.Protocol):
         if arriving is not None and not arriving.complete:
             arriving.give_up(RequestTimeout(f"No more of the body came within {PATIENCE:g} s; send the request again."))
         elif self._current is None and not self._queue:
-            self._transport.close()
+            self._close()

@@ -123,6 +123,11 @@ class Downstream:
         self._head = b""
         self._chunked = False
 
+    @property
+    def is_being_sent(self) -> bool:
+        """More of its body is on the way."""
+        return not (self.whole or self._expects or self._trouble is not None)
+
     async def read_body(self, limit: int) -> bytes:
         """The whole body. Raises RequestTooLarge beyond `limit` bytes, RequestTimeout or NotHttp where it breaks."""
         if not self.whole:

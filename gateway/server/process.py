@@ -13,6 +13,7 @@ from typing import cast
 import uvicorn
 from uvicorn.server import ServerState
 
+from gateway.outbox import Outbox
 from gateway.proxy import Proxy
 from gateway.server.connection import ClientConnection, Site
 
@@ -80,9 +81,13 @@ class Process(uvicorn.Server):
 
 def _connections_to(site: Site) -> Callable[..., ClientConnection]:
     """What uvicorn makes a protocol of for each connection."""
+    outbox: Outbox | None = None
 
     def connection(*, server_state: ServerState, **_: object) -> ClientConnection:
-        return ClientConnection(site, server_state, asyncio.get_running_loop())
+        nonlocal outbox
+        loop = asyncio.get_running_loop()
+        outbox = outbox or Outbox(loop)
+        return ClientConnection(site, server_state, loop, outbox)
 
     return connection
 

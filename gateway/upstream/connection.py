@@ -7,6 +7,7 @@ from typing import cast
 
 import httptools
 
+from gateway.outbox import Outbox
 from gateway.upstream.wire import Bounds, Header, ProtocolError, ReadError, ReadTimeout
 
 _JOINED = 65_536  # a body up to this many bytes is written together with its head, in one call
@@ -34,6 +35,7 @@ class Connection(asyncio.Protocol):
         "_idle",
         "_keep_alive",
         "_loop",
+        "_outbox",
         "_parser",
         "_paused",
         "_reused",
@@ -41,6 +43,7 @@ class Connection(asyncio.Protocol):
         "_timer_at",
         "_transport",
         "_unread",
+        "_unsent",
         "_upload",
         "_waiter",
         "_where",
@@ -55,9 +58,16 @@ class Connection(asyncio.Protocol):
     _parser: httptools.HttpResponseParser
 
     def __init__(
-        self, where: str, bounds: Bounds, loop: asyncio.AbstractEventLoop, forget: Callable[["Connection"], None]
+        self,
+        where: str,
+        bounds: Bounds,
+        loop: asyncio.AbstractEventLoop,
+        forget: Callable[["Connection"], None],
+        outbox: Outbox,
     ) -> None:
         """Make a connection to `where` (for messages); `forget` is called when it ends while idle."""
+        self._outbox = outbox
+        self._unsent = b""
         self._where = where
         self._bounds = bounds
         self._loop = loop
@@ -102,7 +112,8 @@ class Connection(asyncio.Protocol):
         try:
             if self._transport is not None and self.failure is None:
                 if isinstance(body, bytes) and len(body) <= _JOINED:
-                    self._transport.write(head + body)
+                    self._unsent = head + body
+                    self._outbox.send(self)
                 else:
                     self._upload = self._loop.create_task(self._send_body(self._transport, head, body))
                 await self.arrival(timeout)
@@ -112,6 +123,12 @@ class Connection(asyncio.Protocol):
         if not self.status:
             self.abort()
             raise self.failure or self._cut()
+
+    def flush(self) -> None:
+        """Write the request, unless there is nobody any more to write it to."""
+        unsent, self._unsent = self._unsent, b""
+        if unsent and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(unsent)
 
     def arrival(self, timeout: float) -> asyncio.Future[None]:
         """Make the future that is done when there is news to look at, and ReadTimeout after `timeout` seconds."""
@@ -175,6 +192,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close the socket at once, whatever is in flight. Idempotent."""
         self._keep_alive = False
+        self._unsent = b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -241,6 +259,10 @@ class Connection(asyncio.Protocol):
         if self._idle:  # nothing was asked: whatever this is, it must not become the next request's answer
             self.failure = ProtocolError(f"{self._where}: the upstream sent bytes before it was asked")
             self._leave_pool()
+            return
+        if self._unsent:  # the same, a moment later: the request goes on a fresh connection
+            self._unsent = b""
+            self._fail(ReadError(f"{self._where}: the upstream sent bytes before it was asked"))
             return
         if self.complete or self.failure is not None:
             self._spoil()

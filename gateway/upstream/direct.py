@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterable, Sequence
 
+from gateway.outbox import Outbox
 from gateway.upstream.connection import Connection
 from gateway.upstream.wire import (
     Bounds,
@@ -73,7 +74,7 @@ class DirectReply:
 class DirectWire:
     """A wire on asyncio protocols and httptools, with one pool that hands out the connection used last."""
 
-    __slots__ = ("_bounds", "_closed", "_idle", "_lines", "_origin", "_tls", "_where", "active")
+    __slots__ = ("_bounds", "_closed", "_idle", "_lines", "_origin", "_outbox", "_tls", "_where", "active")
 
     def __init__(self, origin: Origin, bounds: Bounds | None = None) -> None:
         """Make a wire to `origin`; no connection is opened before the first request."""
@@ -85,6 +86,7 @@ class DirectWire:
         self._where = f"{origin.scheme}://{host}:{origin.port}"
         self._lines = f" HTTP/1.1\r\nhost: {authority}\r\n".encode("ascii")
         self._idle: list[Connection] = []
+        self._outbox: Outbox | None = None
         self._tls: ssl.SSLContext | None = None
         self._closed = False
         self.active = 0
@@ -171,11 +173,12 @@ class DirectWire:
     async def _connect(self, limit: float) -> Connection:
         origin = self._origin
         loop = asyncio.get_running_loop()
+        outbox = self._outbox = self._outbox or Outbox(loop)
         try:
             async with asyncio.timeout(limit):
                 tls = self._tls_context() if origin.scheme == "https" else None
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._where, self._bounds, loop, self._forget),
+                    lambda: Connection(self._where, self._bounds, loop, self._forget, outbox),
                     origin.host,
                     origin.port,
                     ssl=tls,

@@ -9,6 +9,7 @@ import orjson
 from starlette.routing import Route, Router
 
 from gateway.errors import GatewayError
+from gateway.outbox import Outbox
 from gateway.server.connection import ClientConnection, Site
 from gateway.server.downstream import Downstream, RequestIds, Routed
 
@@ -111,7 +112,7 @@ class MockClient:
             self.refused.append,
         )
         loop = cast("asyncio.AbstractEventLoop", self.clock)
-        self.connection = ClientConnection(site, self.state, loop)
+        self.connection = ClientConnection(site, self.state, loop, Outbox(asyncio.get_running_loop()))
         self.connection.connection_made(cast("asyncio.Transport", self.transport))
         (self.task,) = self.state.tasks
 

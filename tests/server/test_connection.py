@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.server.connection import KEEP_ALIVE, PATIENCE
+from gateway.server.connection import KEEP_ALIVE, MAX_AHEAD, PATIENCE
 from gateway.server.downstream import Downstream
 from tests.server.mock_client import BEGUN, CHUNKED, GET, HELD, LIMIT, PLAIN, POST, MockClient, answers_in
 
@@ -71,29 +71,60 @@ async def test_no_bytes_break_a_connection(noise: bytes, at: int, cuts: list[int
     assert client.failed == []
 
 
-async def test_what_was_sent_ahead_waits_and_nothing_more_is_read() -> None:
-    """Reading stops with the second request, and goes on once nothing waits."""
+async def test_what_was_sent_ahead_waits_and_beyond_some_nothing_more_is_read() -> None:
+    """Reading stops after so many bytes, and goes on once nothing waits."""
     client = MockClient()
-    assert await client.send(HELD + GET + POST) == b""
+    assert await client.send(HELD + GET, POST) == b""
+    assert client.transport.reading
+    ahead = MAX_AHEAD // len(GET) + 1
+    await client.send(GET * ahead)
     assert not client.transport.reading
     client.release.set()
     await client.settle()
-    assert [answer.body for answer in answers_in(client.answered)] == [b"held", b"GET /echo []", b"POST /echo [hello]"]
+    bodies = [answer.body for answer in answers_in(client.answered)]
+    assert bodies == [b"held", b"GET /echo []", b"POST /echo [hello]", *[b"GET /echo []"] * ahead]
     assert client.transport.reading
 
 
-@pytest.mark.parametrize("first", [HELD + BEGUN, HELD])
-async def test_a_body_is_read_on_once_its_request_has_its_turn(first: bytes) -> None:
-    """Half a request behind another: while it waits its client is not late, and in its turn the rest is read."""
+async def test_a_client_that_leaves_is_noticed_though_it_has_sent_ahead() -> None:
+    """The request that is served is given up, and those behind it are not begun."""
     client = MockClient()
-    await client.send(*([first] if first != HELD else [HELD, BEGUN]))
-    assert not client.transport.reading
-    await client.after(PATIENCE * 3)
+    await client.send(HELD + POST + GET)
+    client.connection.eof_received()
+    await client.settle()
+    assert client.cancelled == 1
+    assert [asked.path for asked in client.asked] == ["/held"]
+
+
+@pytest.mark.parametrize("ahead", [BEGUN, GET * (MAX_AHEAD // len(GET) + 1) + BEGUN])
+async def test_a_body_is_read_on_once_its_request_has_its_turn(ahead: bytes) -> None:
+    """Half a request behind others: while reading was stopped its client is not late, and in its turn it is read on."""
+    client = MockClient()
+    await client.send(HELD, GET, ahead)
+    stopped = not client.transport.reading
+    assert stopped == (len(ahead) > MAX_AHEAD)
+    await client.after(PATIENCE * 3 if stopped else PATIENCE - 1)
     client.release.set()
     await client.settle()
     assert client.transport.reading
-    await client.after(PATIENCE - 1)
-    assert [answer.body for answer in answers_in(await client.send(b"llo"))] == [b"held", b"POST /echo [hello]"]
+    if stopped:
+        await client.after(PATIENCE - 1)
+    assert answers_in(await client.send(b"llo"))[-1].body == b"POST /echo [hello]"
+
+
+async def test_the_answer_to_a_client_that_still_sends_is_not_lost_by_closing() -> None:
+    """A reset would overtake it: the connection closes once all is sent, or after LINGER."""
+
+    async def refuses(downstream: Downstream) -> None:
+        downstream.answer(413, [PLAIN], b"no")
+
+    client = MockClient(refuses=refuses)
+    head = b"POST /refuses HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 10\r\n\r\n"
+    (answer,) = answers_in(await client.send(head + b"12345"))
+    assert answer.body == b"no"
+    assert not client.transport.closed
+    await client.send(b"67890")
+    assert client.transport.closed
 
 
 async def test_http_1_0_is_answered_whole_and_closed() -> None:

@@ -36,21 +36,21 @@ async def test_an_answer_leaves_in_one_write_once_its_endpoint_has_returned() ->
 
 
 async def test_a_stream_is_written_as_it_comes_and_ends_whole() -> None:
-    """The head with the first bytes, each piece as a chunk, and the last with the end."""
+    """The head with the first bytes, each turn's pieces in one write, the last with the end."""
 
     async def stream(downstream: Downstream) -> None:
         downstream.start(200, [PLAIN])
-        for data in (b"one", b"", b"two"):
+        for data in (b"one", b"", b"tw", b"o"):
             downstream.write(data)
+        await asyncio.sleep(0)
         downstream.end(b"three")
 
     client = MockClient(stream=stream)
     (answer,) = answers_in(await client.send(request("stream")))
     assert answer.body == b"onetwothree"
-    assert [written for written in client.transport.writes if written][1:] == [
-        b"3\r\ntwo\r\n",
-        b"5\r\nthree\r\n0\r\n\r\n",
-    ]
+    first, *rest = client.transport.writes
+    assert first.endswith(b"\r\n\r\n3\r\none\r\n")
+    assert rest == [b"2\r\ntw\r\n1\r\no\r\n", b"5\r\nthree\r\n0\r\n\r\n"]
     assert not client.transport.closed
 
 

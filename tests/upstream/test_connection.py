@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.outbox import Outbox, Sender
 from gateway.upstream.connection import Connection
 from gateway.upstream.wire import Bounds, Header, ProtocolError, ReadError, ReadTimeout, WireError
 
@@ -54,6 +55,14 @@ class MockTransport(asyncio.Transport):
         if not self.aborted:
             self.aborted = True
             self._loop.call_soon(self._connection.connection_lost, None)
+
+
+class AtOnce(Outbox):
+    """Where every turn has one write: the loop below never runs."""
+
+    def send(self, sender: Sender) -> None:
+        """Let it write now."""
+        sender.flush()
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -102,7 +111,7 @@ class Exchange:
     def __init__(self, loop: Loop, *, method: bytes = b"GET") -> None:
         self.loop = loop
         self.forgotten: list[Connection] = []
-        self.connection = Connection("http://upstream:80", BOUNDS, loop, self.forgotten.append)
+        self.connection = Connection("http://upstream:80", BOUNDS, loop, self.forgotten.append, AtOnce(loop))
         self.transport = MockTransport(loop, self.connection)
         self.connection.connection_made(self.transport)
         self.start(method)
@@ -520,7 +529,7 @@ def test_bytes_that_nobody_asked_for_end_an_idle_connection(loop: Loop) -> None:
 
 def test_a_banner_before_the_request_is_a_protocol_error(loop: Loop) -> None:
     """An upstream that speaks first is no HTTP server."""
-    connection = Connection("http://upstream:80", BOUNDS, loop, lambda _: None)
+    connection = Connection("http://upstream:80", BOUNDS, loop, lambda _: None, AtOnce(loop))
     connection.connection_made(MockTransport(loop, connection))
     connection.data_received(b"220 mail.example\r\n")
     with pytest.raises(ProtocolError, match="before it was asked"):
@@ -529,7 +538,7 @@ def test_a_banner_before_the_request_is_a_protocol_error(loop: Loop) -> None:
 
 def test_a_small_body_goes_out_with_its_head_in_one_write(loop: Loop) -> None:
     """Head and body share a packet where they fit."""
-    connection = Connection("http://upstream:80", BOUNDS, loop, lambda _: None)
+    connection = Connection("http://upstream:80", BOUNDS, loop, lambda _: None, AtOnce(loop))
     transport = MockTransport(loop, connection)
     connection.connection_made(transport)
     waiting = connection.exchange(b"head", b"body", 10, bodiless=False)
@@ -554,3 +563,37 @@ def test_a_connection_shows_what_it_is_doing(loop: Loop) -> None:
     assert repr(exchange.connection) == "<Connection http://upstream:80, idle, reused>"
     exchange.connection.connection_lost(None)
     assert repr(exchange.connection) == "<Connection http://upstream:80, closed, reused>"
+
+
+class Never(Outbox):
+    """A turn that does not end."""
+
+    def send(self, sender: Sender) -> None:
+        """Keep it."""
+
+
+def test_bytes_that_come_before_the_request_is_out_are_no_answer_to_it(loop: Loop) -> None:
+    """As on an idle connection: it ends as a stale one does, so that the request goes on a fresh one."""
+    connection = Connection("http://upstream:80", BOUNDS, loop, lambda _: None, Never(loop))
+    transport = MockTransport(loop, connection)
+    connection.connection_made(transport)
+    waiting = connection.exchange(REQUEST, b"", 10, bodiless=False)
+    waiting.send(None)
+    connection.data_received(b"HTTP/1.1 408 Too Late\r\ncontent-length: 0\r\n\r\n")
+    with pytest.raises(ReadError, match="before it was asked"):
+        waiting.send(None)
+    assert transport.aborted
+    assert transport.written == b""
+
+
+def test_a_request_that_was_given_up_is_not_written(loop: Loop) -> None:
+    """Its client left in the same turn."""
+    connection = Connection("http://upstream:80", BOUNDS, loop, lambda _: None, Never(loop))
+    transport = MockTransport(loop, connection)
+    connection.connection_made(transport)
+    waiting = connection.exchange(REQUEST, b"", 10, bodiless=False)
+    waiting.send(None)
+    with pytest.raises(asyncio.CancelledError):
+        waiting.throw(asyncio.CancelledError())
+    connection.flush()
+    assert transport.written == b""
