@@ -1,8 +1,9 @@
 """What is learnt of one request on its way, and the record of it once it is over."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -22,6 +23,11 @@ from gateway.upstream.answer import CLIENT_GONE
 from gateway.upstream.dispatch import Walk
 
 REFUSED = "upstream_refused"
+# max_tokens, temperature, top_p, held_at, hold, input_messages and output_text of a RequestRecord
+_Details = tuple[
+    int | None, float | None, float | None, float | None, int, tuple[Mapping[str, Any], ...] | None, str | None
+]
+_NO_DETAILS: _Details = (None, None, None, None, 0, None, None)
 
 
 class Trip:
@@ -116,21 +122,20 @@ class Trip:
         for observer in self._observers:
             observer.finished(record)
         if self.trace is not None:
-            self.trace.finish(self._detailed(record))
+            self.trace.finish(record)
 
-    def _detailed(self, record: RequestRecord) -> RequestRecord:
-        """The record with what only a trace tells."""
-        admission = self.admission
-        doc = self.request.doc if self.request is not None else {}
-        return replace(
-            record,
-            max_tokens=self.request.max_output if self.request is not None else None,
-            temperature=_number(doc.get("temperature")),
-            top_p=_number(doc.get("top_p")),
-            held_at=admission.held_at if admission is not None else None,
-            hold=admission.held if admission is not None else 0,
-            input_messages=asked(doc) if self.captures_content else None,
-            output_text=self.output_text if self.captures_content else None,
+    def _details(self) -> _Details:
+        """What only a trace tells."""
+        admission, request = self.admission, self.request
+        doc = request.doc if request is not None else {}
+        return (
+            request.max_output if request is not None else None,
+            _number(doc.get("temperature")),
+            _number(doc.get("top_p")),
+            admission.held_at if admission is not None else None,
+            admission.held if admission is not None else 0,
+            asked(doc) if self.captures_content else None,
+            self.output_text if self.captures_content else None,
         )
 
     def _record(self, outcome: str) -> RequestRecord:
@@ -144,6 +149,8 @@ class Trip:
         for attempt in attempts:
             answered = attempt.ended if attempt.first_token is None else attempt.first_token
             waited += answered - attempt.started + attempt.queued
+        details = self._details() if self.trace is not None else _NO_DETAILS
+        max_tokens, temperature, top_p, held_at, hold, input_messages, output_text = details
         return RequestRecord(
             request_id=self.request_id,
             method=self.method,
@@ -173,6 +180,13 @@ class Trip:
             response_id=self.response_id,
             response_model=self.response_model,
             malformed_events=self.malformed,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            held_at=held_at,
+            hold=hold,
+            input_messages=input_messages,
+            output_text=output_text,
             trace_id=self.trace.trace_id.decode() if self.trace is not None else "",
             attempts=attempts,
         )

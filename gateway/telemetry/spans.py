@@ -115,7 +115,7 @@ def _genai_span(
         parts.append(kept_attribute("error.type", record.outcome))
     if record.held_at is not None:
         begin = min(begin, record.held_at)
-        parts.append(event(names.HELD.name, at(record.held_at), {"gateway.hold_usd": record.hold / 1e9}))
+        parts.append(event(names.HELD.name, at(record.held_at), "gateway.hold_usd", record.hold / 1e9))
     if record.first_token is not None:
         parts.append(moment(names.FIRST.name, at(record.first_token)))
     name = f"{record.operation} {last.model}"
@@ -242,7 +242,7 @@ def _attempt_span(
         if attempt.outcome not in _NOT_FAILED:
             parts.append(FAILED)
     if attempt.queued:
-        parts.append(event(names.QUEUED.name, at(attempt.started), {"gateway.queue_seconds": attempt.queued}))
+        parts.append(event(names.QUEUED.name, at(attempt.started), "gateway.queue_seconds", attempt.queued))
     if attempt.first_token is not None:
         parts.append(moment(names.FIRST.name, at(attempt.first_token)))
     start = at(attempt.started - attempt.queued)
