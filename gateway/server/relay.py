@@ -6,6 +6,8 @@ from gateway.formats.request import Request
 from gateway.server.downstream import Downstream
 from gateway.server.errors import send_body
 
+_UNBUFFERED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # nginx would hold a stream back
+
 
 async def relay(exchange: Exchange, request: Request, downstream: Downstream, request_id: str) -> str:
     """Relay the whole exchange; `ok`, or `interrupted` when a stream that had begun could not be finished."""
@@ -13,7 +15,9 @@ async def relay(exchange: Exchange, request: Request, downstream: Downstream, re
         send_body(downstream, exchange.status, exchange.headers, exchange.body, request_id)
         return "ok"
     data = await exchange.read()
-    headers = [*exchange.headers, (b"cache-control", b"no-cache"), (b"x-request-id", request_id.encode())]
+    named = {name for name, _ in exchange.headers}
+    unbuffered = [pair for pair in _UNBUFFERED if pair[0] not in named]
+    headers = [*exchange.headers, *unbuffered, (b"x-request-id", request_id.encode())]
     downstream.start(exchange.status, headers)
     try:
         while not exchange.ended:

@@ -238,13 +238,20 @@ def test_a_stream_with_nothing_to_begin_with_is_not_sent_from_the_start(stage: S
     assert_broken(events, "stream_interrupted")
 
 
+def test_nobody_between_is_to_hold_a_stream_back(stage: Stage) -> None:
+    """Caches and nginx's buffers are told so, once each, whatever the backend said."""
+    headers = stream(stage, "malformed")[0].reply.headers
+    assert headers.get_all("cache-control") == ["no-cache"]
+    assert headers.get_all("x-accel-buffering") == ["no"]
+
+
 def test_a_malformed_event_is_dropped_counted_and_logged(stage: Stage) -> None:
     """The rest of the stream is whole."""
+    before = stage.metric('gateway_malformed_events_total{backend="malformed-0"}')
     told, events = stream(stage, "malformed")
     assert told.places == [0]
     assert_one_stream(events, text(10))
     assert b"broken" not in told.reply.body
-    assert stage.metric('gateway_malformed_events_total{backend="malformed-0"}') == 1
-    line = stage.until_logged("malformed_event", backend="malformed-0")
-    assert line["count"] == 1
-    assert line["request_id"] == told.reply.headers["x-request-id"]
+    assert stage.metric('gateway_malformed_events_total{backend="malformed-0"}') == before + 1
+    line = stage.until_logged("malformed_event", request_id=told.reply.headers["x-request-id"])
+    assert (line["backend"], line["count"]) == ("malformed-0", 1)
