@@ -9,7 +9,7 @@ import click
 from gateway import __version__
 from gateway.settings import SettingsError, check_environment
 
-_COMMANDS = ("serve", "check", "explain", "keys", "usage")
+_COMMANDS = ("serve", "check", "explain", "keys", "usage", "release")
 
 
 class _Commands(click.Group):
