@@ -107,6 +107,12 @@ class RateLimited(GatewayError):
     default_retry_after = 1.0
 
 
+class LargerThanRate(RateLimited):
+    """One request is more than the limit permits at a time, so that waiting does not help."""
+
+    should_retry = False
+
+
 class BudgetExceeded(GatewayError):
     """The money is spent; coming back at once would not help."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.budget.meter import MeterLimit, amount_text, limit_text, time_text
-from gateway.errors import BudgetExceeded, BudgetHeld, GatewayError, RateLimited, Unavailable
+from gateway.errors import BudgetExceeded, BudgetHeld, GatewayError, LargerThanRate, RateLimited, Unavailable
 
 Reason = Literal["exceeded", "held", "store_down"]
 
@@ -47,7 +47,8 @@ def to_error(refused: Refused) -> GatewayError:
         )
     message = _message(refused)
     if unit != "usd" and limit.meter.window.kind != "total":
-        return RateLimited(message, retry_after=refused.retry_after)
+        kind = LargerThanRate if refused.needed > limit.amount else RateLimited
+        return kind(message, retry_after=refused.retry_after)
     if refused.reason == "held":
         return BudgetHeld(message, retry_after=refused.retry_after)
     return BudgetExceeded(message)

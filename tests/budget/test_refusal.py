@@ -56,6 +56,14 @@ def test_a_request_larger_than_its_limit_is_told_so() -> None:
     )
 
 
+def test_a_request_larger_than_a_rate_is_not_to_be_sent_again() -> None:
+    """No minute has room for it; SDKs that obey leave it at that, and one that would fit later is told when."""
+    larger = to_error(Refused(RATE, "exceeded", 61, 60, 1_772_323_200.0, None))
+    assert (larger.status, larger.code) == (429, "rate_limit_exceeded")
+    assert dict(larger.headers()) == {b"retry-after": b"1", b"retry-after-ms": b"1000", b"x-should-retry": b"false"}
+    assert b"x-should-retry" not in dict(to_error(Refused(RATE, "exceeded", 60, 3, 1_772_323_200.0, 7.5)).headers())
+
+
 def test_a_limit_that_never_resets_says_so() -> None:
     """`total` has no reset."""
     assert "it never resets" in to_error(Refused(TOTAL, "exceeded", 50, 3, None, None)).message
