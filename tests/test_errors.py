@@ -19,6 +19,7 @@ TABLE = [
     (errors.RequestTimeout, 408, "invalid_request_error", "request_timeout"),
     (errors.RequestTooLarge, 413, "invalid_request_error", "request_too_large"),
     (errors.RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
+    (errors.LargerThanRate, 429, "rate_limit_error", "rate_limit_exceeded"),
     (errors.BudgetExceeded, 429, "insufficient_quota", "budget_exceeded"),
     (errors.BudgetHeld, 429, "insufficient_quota", "budget_held"),
     (errors.UpstreamFailed, 502, "upstream_error", "upstream_error"),
