@@ -41,5 +41,10 @@ class Outbox:
         waiting = self._waiting
         if waiting:
             self._waiting = []
-            for sender in waiting:
-                sender.flush()
+            left = iter(waiting)
+            try:
+                for sender in left:
+                    sender.flush()
+            finally:
+                for sender in left:  # one that failed holds nobody up
+                    self.send(sender)

@@ -49,3 +49,24 @@ async def test_what_is_sent_while_a_turn_ends_belongs_to_the_next() -> None:
     outbox.send(Again("again", written))
     await asyncio.sleep(0)
     assert written == ["first", "again", "last"]
+
+
+async def test_one_that_fails_holds_nobody_up() -> None:
+    """Those behind it write all the same, and the failure is told."""
+    written: list[str] = []
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    outbox = Outbox(loop)
+
+    class Fails(Sender):
+        def flush(self) -> None:
+            """Write nothing."""
+            raise OSError("no more")
+
+    for sender in (Sender("a", written), Fails("b", written), Sender("c", written), Sender("d", written)):
+        outbox.send(sender)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert written == ["a", "c", "d"]
+    assert told == ["no more"]
