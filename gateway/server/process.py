@@ -18,6 +18,7 @@ from gateway.proxy import Proxy
 from gateway.server.connection import ClientConnection, Site
 
 _LOOK = 0.02
+_SAME = 1.0  # seconds: a terminal or systemd tells every process, and whoever started this one passes it on
 
 
 class Process(uvicorn.Server):
@@ -39,6 +40,7 @@ class Process(uvicorn.Server):
         self._reload = reload
         self._ready = ready
         self._draining: asyncio.Task[None] | None = None
+        self._told_at = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
@@ -49,7 +51,7 @@ class Process(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT drain, a second one ends at once, SIGHUP reloads; the exit status stays 0."""
+        """SIGTERM and SIGINT drain, one more after a second ends at once, SIGHUP reloads; the exit status stays 0."""
         loop = asyncio.get_running_loop()
 
         def told(*_: object) -> None:
@@ -66,9 +68,12 @@ class Process(uvicorn.Server):
             loop.remove_signal_handler(signal.SIGHUP)
 
     def _end(self) -> None:
+        now = time.monotonic()
         if self._draining is not None:
-            self.should_exit = self.force_exit = True
+            if now - self._told_at > _SAME:
+                self.should_exit = self.force_exit = True
             return
+        self._told_at = now
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:

@@ -1,6 +1,7 @@
 """SIGTERM: nothing new begins, everything that runs is finished, and the end comes in any case."""
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from tests.conformance.stage import PATIENT, Open
 from tests.faults import FaultUpstream, text
+from tests.money.workers import workers_of
 from tests.support import Reply, Served, ask, events_of, serve, spawn, write_policies
 
 STREAMS = 200
@@ -36,10 +38,11 @@ def policies(upstream: FaultUpstream, drain: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def started(folder: Path, upstream: FaultUpstream, drain: str) -> Iterator[Served]:
+def started(folder: Path, upstream: FaultUpstream, drain: str, *more: str) -> Iterator[Served]:
     """A gateway that the test ends by itself."""
     served = spawn(
-        *("serve", "--policies", str(write_policies(folder, policies(upstream, drain))), "--port", "0"), folder=folder
+        *("serve", "--policies", str(write_policies(folder, policies(upstream, drain))), "--port", "0", *more),
+        folder=folder,
     )
     try:
         served.until_ready()
@@ -161,12 +164,30 @@ def test_a_second_signal_ends_it_at_once(upstream: FaultUpstream, tmp_path: Path
         with Open(gateway, "m"):
             upstream.wait(lambda: upstream.running == 1)
             gateway.end(signal.SIGTERM)
-            time.sleep(0.3)
+            time.sleep(1.2)
             assert gateway.process.poll() is None
             began = time.monotonic()
             gateway.end(signal.SIGTERM)
             gateway.wait()
             assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_is_one_signal(
+    upstream: FaultUpstream, tmp_path: Path, number: signal.Signals
+) -> None:
+    """systemd and a terminal tell the workers too, who hear it again from their supervisor: nothing is cut."""
+    with started(tmp_path, upstream, "30s", "--workers", "2") as gateway:
+        requests = [Open(gateway, "m", stream=True) for _ in range(8)]
+        upstream.wait(lambda: upstream.running == 8, timeout=20)
+        for pid in workers_of(gateway):
+            os.kill(pid, number)
+        gateway.end(number)
+        replies = read_all(requests)
+        assert gateway.wait() == 0
+    assert [events_of(reply.body)[-1] for reply in replies] == ["[DONE]"] * 8
+    lines = [line for line in gateway.log if line.get("route") == "m"]
+    assert [line["outcome"] for line in lines] == ["ok"] * 8
 
 
 def test_an_idle_gateway_ends_at_once(upstream: FaultUpstream, tmp_path: Path) -> None:
