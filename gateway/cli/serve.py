@@ -79,8 +79,9 @@ def _source(directory: Path | None) -> Callable[[], Policy]:
 def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> None:
     from gateway.app import check_exposure  # noqa: PLC0415 - the server is heavy, and --help is not
     from gateway.budget.stores import open_store  # noqa: PLC0415
-    from gateway.server.process import listen  # noqa: PLC0415
+    from gateway.server.process import listen, raise_file_limit  # noqa: PLC0415
 
+    raise_file_limit()
     store = open_store(settings.store)
     managed = asyncio.run(_managed_keys(store, settings.store))
     check_exposure(policy, settings.host, managed_keys=managed)

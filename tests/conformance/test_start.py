@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.faults import FaultUpstream
+from tests.money.workers import workers_of
 from tests.support import Reply, Served, ask, events_of, gateway_command, key_policy, serve, spawn, write_policies
 
 SHIPPED = Path(__file__).parents[2] / "policies"
@@ -331,3 +333,17 @@ def _ask_until_refused(connection: Any) -> Reply | None:
                 return reply
     except (ConnectionError, OSError):
         return None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path, workers: int) -> None:
+    """A request takes two, and the soft limit of many systems would end with some hundred requests at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        gateway = started(tmp_path, "--demo", "--workers", str(workers))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    found = {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in (gateway.process.pid, *workers_of(gateway))}
+    assert gateway.stop() == 0
+    assert found == {(65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536), hard)}
