@@ -109,7 +109,7 @@ def _settle_memory() -> None:
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many files as it may: each request takes two, and the usual limit of 1,024 is soon met."""
+    """Let this process open as many files as it may: a request takes two, and the usual limit of 1,024 is soon met."""
     import resource  # noqa: PLC0415 - there is none on Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
