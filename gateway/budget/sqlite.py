@@ -268,7 +268,11 @@ class SqliteStore:
 
 def _connect(path: str, timeout: float) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA synchronous=NORMAL")
+    try:
+        database.execute("PRAGMA synchronous=NORMAL")
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
