@@ -95,7 +95,7 @@ class Gateway:
         self._tracer = open_tracer(os.environ, log.event)
         self._genai = open_genai_metrics(os.environ, log.event)
         self.proxy = Proxy(
-            build_runtime(policy, PriceList.load(), all_keys=False),
+            build_runtime(policy, PriceList.load(), all_keys=False, workers=settings.workers),
             self._bank,
             report=log,
             observers=(metrics, log) if self._genai is None else (metrics, log, self._genai),
@@ -177,7 +177,14 @@ class Gateway:
     def _read_again(self) -> Runtime:
         policy = self._source()
         check_exposure(policy, self._settings.host, managed_keys=len(self._keys.keys))
-        return build_runtime(policy, PriceList.load(), self._keys.keys, self.proxy.runtime, all_keys=self._keys.known)
+        return build_runtime(
+            policy,
+            PriceList.load(),
+            self._keys.keys,
+            self.proxy.runtime,
+            all_keys=self._keys.known,
+            workers=self._settings.workers,
+        )
 
     def _retire(self, backend: Backend) -> None:
         """Close the wire of a backend that is gone, once its last request is over."""

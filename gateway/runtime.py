@@ -38,10 +38,12 @@ def build_runtime(
     old: Runtime | None = None,
     *,
     all_keys: bool = True,
+    workers: int = 1,
 ) -> Runtime:
     """Objects for these policies and managed keys; a backend whose settings did not change goes on as it is.
 
-    Without `all_keys`, the managed ones could not be read yet.
+    Without `all_keys`, the managed ones could not be read yet. Of a backend's slots and queue this is the part of one
+    of so many `workers`.
     """
     backends: dict[str, Backend] = {}
     slots: dict[str, Slots] = {}
@@ -55,7 +57,8 @@ def build_runtime(
             continue
         backends[name] = Backend(name, settings, policy.defaults.breaker, _wire(name, settings))
         if settings.slots is not None:
-            slots[name] = Slots(name, settings.slots, settings.queue.size, settings.queue.timeout)
+            size = -(-settings.queue.size // workers)
+            slots[name] = Slots(name, max(1, settings.slots // workers), size, settings.queue.timeout)
     catalog = Catalog(policy, lambda _, backend, model: facts_of(prices, backend, model))
     return Runtime(policy, catalog, keyring_of(policy, managed, complete=all_keys), backends, slots, TermsBook(policy))
 

@@ -154,6 +154,12 @@ def _greeting(settings: Settings, policy: Policy) -> str:
         f"{len(policy.models)} models, {len(policy.aliases)} aliases, {len(policy.tasks)} tasks, "
         f"{len(policy.keys)} keys" + (f"; off: {off}" if off else "")
     )
+    few = [name for name, backend in policy.backends.items() if backend.slots and backend.slots < settings.workers]
+    if few:
+        count = settings.workers
+        line += (
+            f"\nEach of {count} workers needs a slot of its own: {', '.join(few)} may have {count} requests at once."
+        )
     if not settings.demo:
         return line
     from gateway.cli.demo import how_to_try  # noqa: PLC0415

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,18 @@ def test_no_more_than_its_slots_run_at_once(stage: Stage) -> None:
     replies = stage_all(stage, "bounded", 40)
     assert replies == [200] * 40
     assert stage.upstream.peak == 3
+
+
+def test_workers_share_the_slots(tmp_path: Path) -> None:
+    """However many serve, the backend is asked no more at once than it can do; whoever has too few is told at the start."""
+    with FaultUpstream.in_thread() as upstream:
+        policies = policies_of(upstream.url, {"many": [slotted(5, 100, fault="ok:delay=0.05")], "one": [slotted(1, 9)]})
+        policies["server"] = {"auth": "none"}
+        with serve(tmp_path, policies, "--workers", "2") as gateway:
+            replies = Stage(gateway, upstream).tell_all("many", 60, at_once=20)
+            assert [reply.status for reply in replies] == [200] * 60
+            assert upstream.peak in (2, 3, 4)  # 2 for each; the kernel may give one of them all connections
+            assert "one-0 may have 2 requests at once" in gateway.output
 
 
 def stage_all(stage: Stage, model: str, count: int) -> list[int]:
