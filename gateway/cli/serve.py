@@ -17,6 +17,8 @@ from gateway.policy.schema import Policy
 from gateway.settings import DEFAULT_STORE, Settings
 from gateway.telemetry.otlp_settings import TelemetryMisconfigured, check
 
+_FILES = 65_536
+
 
 @click.command("serve")
 @click.option(
@@ -79,9 +81,9 @@ def _source(directory: Path | None) -> Callable[[], Policy]:
 def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> None:
     from gateway.app import check_exposure  # noqa: PLC0415 - the server is heavy, and --help is not
     from gateway.budget.stores import open_store  # noqa: PLC0415
-    from gateway.server.process import listen, raise_file_limit  # noqa: PLC0415
+    from gateway.server.process import listen  # noqa: PLC0415
 
-    raise_file_limit()
+    _raise_file_limit()
     store = open_store(settings.store)
     managed = asyncio.run(_managed_keys(store, settings.store))
     check_exposure(policy, settings.host, managed_keys=managed)
@@ -104,6 +106,16 @@ def _serve(settings: Settings, policy: Policy, source: Callable[[], Policy]) -> 
         _work(settings, policy, source, listener, metrics, ready)
 
     sys.exit(supervise(settings.workers, work, ready=lambda: click.echo(greeting)))
+
+
+def _raise_file_limit() -> None:
+    """Let this process open as many files as it may: a request takes two, and the usual limit of 1,024 is soon met."""
+    import resource  # noqa: PLC0415 - there is none on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _work(

@@ -18,7 +18,6 @@ from gateway.proxy import Proxy
 from gateway.server.connection import ClientConnection, Site
 
 _LOOK = 0.02
-_FILES = 65_536
 _SAME = 1.0  # seconds: a terminal or systemd tells every process, and whoever started this one passes it on
 
 
@@ -106,16 +105,6 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-
-
-def raise_file_limit() -> None:
-    """Let this process open as many files as it may: a request takes two, and the usual limit of 1,024 is soon met."""
-    import resource  # noqa: PLC0415 - there is none on Windows
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def run(process: Process, listener: socket.socket) -> None:

@@ -15,6 +15,7 @@ from gateway.upstream.wire import (
     ProtocolError,
     ReadError,
     Wire,
+    tls_context,
 )
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -195,7 +196,7 @@ class DirectWire:
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._origin.ca_file)
+            self._tls = tls_context(self._origin.ca_file)
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 

@@ -19,6 +19,7 @@ from gateway.upstream.wire import (
     ReadError,
     ReadTimeout,
     WireError,
+    tls_context,
 )
 
 _OWN = frozenset((b"host", b"content-length", b"transfer-encoding"))
@@ -198,7 +199,7 @@ class HttpxWire:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=self._bounds.idle_expiry)
         try:
             if self._tls is None:
-                self._tls = ssl.create_default_context(cafile=self._origin.ca_file)
+                self._tls = tls_context(self._origin.ca_file)
             transport = httpx.AsyncHTTPTransport(
                 verify=self._tls, http2=self._origin.http2, proxy=self._origin.proxy, trust_env=False, limits=limits
             )
