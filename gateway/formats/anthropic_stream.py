@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.formats.completion import Choice, Chunks, Misread, ProviderError, Said, ToolCall
+from gateway.formats.completion import Chunks, Misread, ProviderError, Said, ToolCall, choice_of
 from gateway.formats.usage import parse_usage
 
 FINISH = {
@@ -63,13 +63,7 @@ def read_answer(doc: Mapping[str, Any], *, names: Mapping[str, str], json_tool: 
             thinking.append(block)
     finish = FINISH.get(str(doc.get("stop_reason")), "stop")
     usage = doc.get("usage")
-    choice = Choice(
-        text="".join(text),
-        reasoning="".join(str(block.get("thinking") or "") for block in thinking),
-        calls=calls,
-        finish="stop" if as_json and finish == "tool_calls" else finish,
-        thinking=thinking,
-    )
+    choice = choice_of(text, thinking, calls, finish, as_json=as_json)
     found = parse_usage(usage) if isinstance(usage, Mapping) else None
     return Said((choice,), found, str(doc.get("id") or ""), str(doc.get("model") or ""))
 

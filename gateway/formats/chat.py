@@ -10,7 +10,7 @@ from gateway.errors import GatewayError, InvalidRequest
 from gateway.formats.chat_stream import ChatStream, read_json
 from gateway.formats.continuation import Continuation
 from gateway.formats.request import EVENTS, TEXT, Extent, NotAnAnswer
-from gateway.formats.splice import names_twice, replace_fields, replace_model
+from gateway.formats.splice import names_twice, replace_fields, with_model
 from gateway.formats.usage import Usage, parse_usage
 from gateway.values import value
 
@@ -73,11 +73,7 @@ class ChatRequest:
         if max_output is not None and max_output != self.max_output:
             present = [name for name in _OUTPUT_FIELDS if self.doc.get(name) is not None]
             changes.update(dict.fromkeys(present or [output_field], b"%d" % max_output))
-        if not changes:
-            return self.raw if model == self.model else replace_model(self.raw, self.doc, orjson.dumps(model))
-        if model != self.model:
-            changes["model"] = orjson.dumps(model)
-        return replace_fields(self.raw, self.doc, changes)
+        return with_model(self.raw, self.doc, model, changes)
 
     def read(self, body: bytes, content_type: bytes, provider: str) -> "ChatAnswer":
         """A whole answer from its bytes. Raises NotAnAnswer."""

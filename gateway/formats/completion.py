@@ -34,6 +34,24 @@ class Choice:
     images: Sequence[str] = ()  # data URLs
 
 
+def choice_of(
+    text: Sequence[str],
+    thinking: Sequence[Mapping[str, Any]],
+    calls: Sequence[ToolCall],
+    finish: str,
+    *,
+    as_json: bool,
+) -> Choice:
+    """What the blocks of one answer say; `as_json`: a call of the tool that stands for a schema was its text."""
+    return Choice(
+        text="".join(text),
+        reasoning="".join(str(block.get("thinking") or "") for block in thinking),
+        calls=calls,
+        finish="stop" if as_json and finish == "tool_calls" else finish,
+        thinking=thinking,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """A whole answer of a provider, before it has a format. Empty `id` and `model` mean that it named none."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.formats.completion import Choice, Chunks, Misread, ProviderError, Said, ToolCall
+from gateway.formats.completion import Chunks, Misread, ProviderError, Said, ToolCall, choice_of
 from gateway.formats.usage import MAX_COUNT, Usage
 
 FINISH = {
@@ -58,13 +58,7 @@ def read_answer(doc: Mapping[str, Any], *, names: Mapping[str, str], json_tool: 
         elif "reasoningContent" in block:
             thinking.append(_thought(block["reasoningContent"]))
     finish = FINISH.get(str(doc.get("stopReason")), "stop")
-    choice = Choice(
-        text="".join(text),
-        reasoning="".join(str(block.get("thinking") or "") for block in thinking),
-        calls=calls,
-        finish="stop" if as_json and finish == "tool_calls" else finish,
-        thinking=thinking,
-    )
+    choice = choice_of(text, thinking, calls, finish, as_json=as_json)
     return Said((choice,), usage_from(doc.get("usage")))
 
 

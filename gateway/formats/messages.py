@@ -12,8 +12,8 @@ from gateway.formats.continuation import Continuation
 from gateway.formats.messages_chat import message_of, to_chat
 from gateway.formats.messages_stream import NativeMessages, TranslatedMessages
 from gateway.formats.request import EVENTS, TEXT, Events, Extent, NotAnAnswer
-from gateway.formats.rewritten import chat_body
-from gateway.formats.splice import replace_fields, replace_model
+from gateway.formats.rewritten import chat_body, first_choice
+from gateway.formats.splice import with_model
 from gateway.formats.sse import event
 from gateway.formats.tokens import estimate, image_size, image_tokens
 from gateway.formats.usage import Usage, usage_of
@@ -70,11 +70,8 @@ class MessagesRequest:
             if type(doc.get("content")) is not list:
                 raise NotAnAnswer("an answer without `content`")
             return MessagesAnswer(body, doc, usage_of(doc))
-        choices = doc.get("choices")
-        if type(choices) is not list or not choices or type(choices[0]) is not dict:
-            raise NotAnAnswer("an answer without `choices`")
-        usage = usage_of(doc)
-        message = message_of(doc, usage or self._estimated(doc), self.stops, thinks=self.thinks)
+        choice, usage = first_choice(doc), usage_of(doc)
+        message = message_of(doc, usage or self._estimated(choice), self.stops, thinks=self.thinks)
         return MessagesAnswer(orjson.dumps(message), message, usage)
 
     def events(self, provider: str, continues: Continuation | None) -> Events:
@@ -125,11 +122,7 @@ class MessagesRequest:
             changes.update(self._less_thinking(max_output))
         if any(mark in self.raw for mark in _UNSIGNED):
             changes["messages"] = orjson.dumps([_without_unsigned(message) for message in self.doc["messages"]])
-        if not changes:
-            return self.raw if model == self.model else replace_model(self.raw, self.doc, orjson.dumps(model))
-        if model != self.model:
-            changes["model"] = orjson.dumps(model)
-        return replace_fields(self.raw, self.doc, changes)
+        return with_model(self.raw, self.doc, model, changes)
 
     def _less_thinking(self, max_output: int) -> dict[str, bytes]:
         """The thinking must be less than the whole output."""
@@ -141,8 +134,8 @@ class MessagesRequest:
             return {"thinking": b'{"type":"disabled"}'}
         return {"thinking": orjson.dumps({**self.doc["thinking"], "budget_tokens": max_output - 1})}
 
-    def _estimated(self, doc: Mapping[str, Any]) -> Usage:
-        message = doc["choices"][0].get("message")
+    def _estimated(self, choice: Mapping[str, Any]) -> Usage:
+        message = choice.get("message")
         said = orjson.dumps(message).decode() if message else ""
         return Usage(input_tokens=estimate(self.text()), output_tokens=estimate(said), estimated=True)
 

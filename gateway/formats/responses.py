@@ -12,8 +12,8 @@ from gateway.formats.continuation import Continuation
 from gateway.formats.request import EVENTS, RESPONSES, TEXT, Events, Extent, NotAnAnswer
 from gateway.formats.responses_chat import ending, output_of, response_id, response_of, to_chat
 from gateway.formats.responses_stream import NativeResponses, TranslatedResponses
-from gateway.formats.rewritten import chat_body
-from gateway.formats.splice import replace_fields, replace_model
+from gateway.formats.rewritten import chat_body, first_choice
+from gateway.formats.splice import with_model
 from gateway.formats.sse import event
 from gateway.formats.tokens import estimate
 from gateway.formats.usage import Usage, usage_of
@@ -79,11 +79,8 @@ class ResponsesRequest:
             if type(doc.get("output")) is not list:
                 raise NotAnAnswer("an answer without `output`")
             return ResponsesAnswer(body, doc, usage_of(doc))
-        choices = doc.get("choices")
-        if type(choices) is not list or not choices or type(choices[0]) is not dict:
-            raise NotAnAnswer("an answer without `choices`")
-        usage = usage_of(doc)
-        shown = self._response(doc, choices[0], usage)
+        choice, usage = first_choice(doc), usage_of(doc)
+        shown = self._response(doc, choice, usage)
         return ResponsesAnswer(orjson.dumps(shown), shown, usage)
 
     def events(self, provider: str, continues: Continuation | None) -> Events:
@@ -122,11 +119,7 @@ class ResponsesRequest:
         changes: dict[str, bytes] = {}
         if max_output is not None and max_output != self.max_output:
             changes["max_output_tokens"] = b"%d" % max_output
-        if not changes:
-            return self.raw if model == self.model else replace_model(self.raw, self.doc, orjson.dumps(model))
-        if model != self.model:
-            changes["model"] = orjson.dumps(model)
-        return replace_fields(self.raw, self.doc, changes)
+        return with_model(self.raw, self.doc, model, changes)
 
     def _response(self, doc: Mapping[str, Any], choice: Mapping[str, Any], usage: Usage | None) -> dict[str, Any]:
         said = choice.get("message")

@@ -7,6 +7,7 @@ import orjson
 
 from gateway.formats.chat_stream import ChatStream
 from gateway.formats.continuation import Continuation
+from gateway.formats.request import NotAnAnswer
 from gateway.formats.tokens import estimate
 from gateway.formats.usage import Usage, parse_usage
 
@@ -68,6 +69,14 @@ class Rewritten(ChatStream):
     def _end(self, used: Usage) -> bytes:
         """The end of the answer."""
         raise NotImplementedError
+
+
+def first_choice(doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The one choice of a whole answer that another format can show. Raises NotAnAnswer."""
+    choices = doc.get("choices")
+    if type(choices) is not list or not choices or type(choices[0]) is not dict:
+        raise NotAnAnswer("an answer without `choices`")
+    return choices[0]
 
 
 def calls_in(delta: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:

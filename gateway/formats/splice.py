@@ -22,6 +22,15 @@ def replace_model(raw: bytes, doc: Mapping[str, Any], model: bytes) -> bytes:
     return replace_fields(raw, doc, {"model": model})
 
 
+def with_model(raw: bytes, doc: Mapping[str, Any], model: str, changes: Mapping[str, bytes]) -> bytes:
+    """`raw`, a valid JSON object that parses to `doc`, for this model and with these changes; untouched without any."""
+    if not changes:
+        return raw if model == doc["model"] else replace_model(raw, doc, orjson.dumps(model))
+    if model != doc["model"]:
+        changes = {**changes, "model": orjson.dumps(model)}
+    return replace_fields(raw, doc, changes)
+
+
 def replace_fields(raw: bytes, doc: Mapping[str, Any], changes: Mapping[str, bytes]) -> bytes:
     """`raw`, a valid JSON object that parses to `doc`, with these top-level fields set to these JSON values.
 
