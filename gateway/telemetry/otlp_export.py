@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway.telemetry.otlp import Envelope
 from gateway.telemetry.otlp_settings import GRPC, Exporting, TelemetryMisconfigured, without_secrets
+from gateway.tls import tls_context
 
 _METHODS = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -241,9 +242,7 @@ def _tls(to: Exporting) -> ssl.SSLContext:
     for path in (to.certificate, to.client_key, to.client_certificate):
         _read(path)
     try:
-        context = ssl.create_default_context(cafile=to.certificate)
-        if to.certificate:  # an authority that was named is taken as it is, as for backends
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context = tls_context(to.certificate)
         if to.client_certificate:
             context.load_cert_chain(to.client_certificate, to.client_key)
     except ssl.SSLError as error:

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncIterable, Sequence
 
 from gateway.outbox import Outbox
+from gateway.tls import tls_context
 from gateway.upstream.connection import Connection
 from gateway.upstream.wire import (
     Bounds,
@@ -15,7 +16,6 @@ from gateway.upstream.wire import (
     ProtocolError,
     ReadError,
     Wire,
-    tls_context,
 )
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -9,6 +9,7 @@ from typing import Any
 import httpcore
 import httpx
 
+from gateway.tls import tls_context
 from gateway.upstream.wire import (
     Bounds,
     ConnectError,
@@ -19,7 +20,6 @@ from gateway.upstream.wire import (
     ReadError,
     ReadTimeout,
     WireError,
-    tls_context,
 )
 
 _OWN = frozenset((b"host", b"content-length", b"transfer-encoding"))

@@ -1,6 +1,5 @@
 """The seam to upstreams: send a method, target, header bytes and a body; get a status, header bytes and a stream."""
 
-import ssl
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -105,15 +104,3 @@ class Wire(Protocol):
     async def aclose(self) -> None:
         """Close every connection of the pool."""
         ...
-
-
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """What verifies upstreams: the system's authorities, or that of `ca_file` alone. Raises OSError.
-
-    An authority that was named is taken as it is. From Python 3.13 on the default asks of it what RFC 5280 does
-    (a key identifier, a key usage), which many a company's own does not have.
-    """
-    context = ssl.create_default_context(cafile=ca_file)
-    if ca_file is not None:
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
