@@ -27,6 +27,10 @@ UNKNOWN_INPUT = 1_000_000  # tokens, where the bound has no end (a stored prompt
 SHARE = 4  # a request without a limit of its own takes at most this part of what remains
 UNITS = ("usd", "tokens", "input_tokens", "output_tokens", "requests", "concurrent")
 _TRIES = 3
+_RATE_HEADERS = (
+    (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests"),
+    (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,18 +410,14 @@ def limit_headers(escrow: Escrow, shown: Shown) -> list[Header]:
     money, requests, tokens = shown
     if money and (tightest := _tightest(escrow, money)) is not None:
         found.append((b"x-gateway-budget-remaining-usd", format_usd(tightest[1]).encode()))
-    if requests and (tightest := _tightest(escrow, requests)) is not None:
+    for (amount, remaining, resets), limits in zip(_RATE_HEADERS, (requests, tokens), strict=True):
+        if not limits or (tightest := _tightest(escrow, limits)) is None:
+            continue
         limit, left = tightest
-        found.append((b"x-ratelimit-limit-requests", b"%d" % limit.amount))
-        found.append((b"x-ratelimit-remaining-requests", b"%d" % left))
+        found.append((amount, b"%d" % limit.amount))
+        found.append((remaining, b"%d" % left))
         if (reset := escrow.resets_in(limit)) is not None:
-            found.append((b"x-ratelimit-reset-requests", duration_text(reset)))
-    if tokens and (tightest := _tightest(escrow, tokens)) is not None:
-        limit, left = tightest
-        found.append((b"x-ratelimit-limit-tokens", b"%d" % limit.amount))
-        found.append((b"x-ratelimit-remaining-tokens", b"%d" % left))
-        if (reset := escrow.resets_in(limit)) is not None:
-            found.append((b"x-ratelimit-reset-tokens", duration_text(reset)))
+            found.append((resets, duration_text(reset)))
     return found
 
 
@@ -434,9 +434,6 @@ def duration_text(seconds: float) -> bytes:
 
 
 def _tightest(escrow: Escrow, limits: Sequence[MeterLimit]) -> tuple[MeterLimit, int] | None:
-    if len(limits) == 1:
-        left = escrow.remaining(limits[0])
-        return None if left is None else (limits[0], left)
     tightest: tuple[MeterLimit, int] | None = None
     for limit in limits:
         left = escrow.remaining(limit)

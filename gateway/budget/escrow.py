@@ -167,7 +167,6 @@ class Escrow:
         """
         self._close(hold, "settled")
         at = self._monotonic()
-        contested = False
         for grant, amount in hold.parts:
             grant.holds -= 1
             unit = grant.unit
@@ -179,10 +178,7 @@ class Escrow:
                 cost = actual.get(unit, amount)
                 if grant.give(amount, cost, at) and not grant.soft:
                     self._overrun(Overrun(hold.id, grant.limit, amount, cost))
-            if at < grant.contested_until and grant.available:
-                contested = True
-        if contested:
-            self._wake.set()
+        self._wake_for(hold.parts, at)
 
     def release(self, hold: Hold) -> None:
         """The request produced nothing: the hold costs nothing. Raises `HoldClosed` the second time."""
@@ -216,13 +212,14 @@ class Escrow:
             span = span_of(window, now)
             return None if span.end is None else span.end - now
         grant = self._grants.get(limit.meter.id)
-        left = grant.remaining(self._monotonic()) if grant is not None else None
-        if grant is None or grant.standing is None or left is None:
+        if grant is None or grant.standing is None:
             return None
-        clears_in = (grant.standing.clears_in or 0.0) - (self._monotonic() - grant.standing_at)
+        now = self._monotonic()
+        clears_in = (grant.standing.clears_in or 0.0) - (now - grant.standing_at)
         if clears_in > 0:
             return clears_in
-        return 0.0 if left >= limit.amount else float(window.seconds)  # used since the store was asked
+        is_whole = (grant.remaining(now) or 0) >= limit.amount
+        return 0.0 if is_whole else float(window.seconds)  # used since the store was asked
 
     # With the store, when memory does not suffice.
 
