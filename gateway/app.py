@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +49,6 @@ from gateway.server.models import Models
 from gateway.server.responses import Homes, Responses, StoredResponses
 from gateway.settings import Settings
 from gateway.telemetry.genai_metrics import open_genai_metrics
-from gateway.telemetry.lines import describe
 from gateway.telemetry.logs import Log
 from gateway.telemetry.metrics import BackendGauges, Metrics
 from gateway.telemetry.names import OTHER
@@ -146,7 +146,7 @@ class Gateway:
             },
             router,
             ids,
-            self._fail,
+            partial(InternalError.told, log),
             self._refused,
         )
 
@@ -318,10 +318,6 @@ class Gateway:
             request_id=overrun.hold_id,
             over=(overrun.actual - overrun.held) / scale,
         )
-
-    def _fail(self, request_id: str, failure: Exception) -> InternalError:
-        self._log.event("internal_error", request_id=request_id, **describe(failure))
-        return InternalError.under(request_id)
 
     def _refused(self, request_id: str) -> None:
         """What was no HTTP has been refused; of it nothing is told, not even its method."""

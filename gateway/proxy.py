@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.admission import Admission
@@ -202,8 +202,9 @@ class Proxy:
         """The trip of a request that has come in."""
         return Trip(request_id, method, path, operation, self.observers, self._bank.recorder)
 
-    def trace(self, trip: Trip, traceparent: bytes | None, tracestate: bytes | None) -> list[Header]:
-        """Begin the trace of a request; what is to be sent on where it is not traced here."""
+    def trace(self, trip: Trip, headers: Mapping[bytes, bytes]) -> list[Header]:
+        """Begin the trace of a request with these headers; what is to be sent on where it is not traced here."""
+        traceparent, tracestate = headers.get(b"traceparent"), headers.get(b"tracestate")
         tracer = self._tracer
         if tracer is not None:
             trip.trace = tracer.start(trip.method, trip.path, traceparent, tracestate)

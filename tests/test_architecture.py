@@ -57,6 +57,7 @@ ORDER = (
     "gateway.policy.loader",
     "gateway.policy.*",
     # telemetry
+    "gateway.tls",
     "gateway.telemetry",
     "gateway.telemetry.names",
     "gateway.telemetry.records",
@@ -94,8 +95,8 @@ ORDER = (
     # downstream
     "gateway.server",
     "gateway.server.downstream",
-    "gateway.server.connection",
     "gateway.server.errors",
+    "gateway.server.connection",
     "gateway.server.auth",
     "gateway.server.relay",
     "gateway.server.endpoints",

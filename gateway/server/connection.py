@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from gateway.errors import GatewayError, RequestTimeout
 from gateway.outbox import Outbox
 from gateway.server.downstream import Downstream, Endpoint, NotHttp, RequestIds, no_receive, no_send, scope_of
+from gateway.server.errors import send_error
 from gateway.upstream.wire import Header
 
 KEEP_ALIVE = 75.0  # seconds: longer than the 60 of usual load balancers, so that they close first
@@ -308,7 +309,7 @@ class ClientConnection(asyncio.Protocol):
             if isinstance(error, NotHttp):
                 site.refused(request_id)
             if not request.started:
-                request.answer_error(error, request_id)
+                send_error(request, error, [], request_id)
 
     def _finish(self, request: Downstream) -> None:
         self._current = None
@@ -386,7 +387,7 @@ class ClientConnection(asyncio.Protocol):
             return
         request_id = self._site.ids.next()
         self._site.refused(request_id)
-        Downstream(self, "", b"", {}, "1.1", keep_alive=False).answer_error(error, request_id)
+        send_error(Downstream(self, "", b"", {}, "1.1", keep_alive=False), error, [], request_id)
         self._close()
 
     def _look(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 import httptools
-import orjson
 from starlette.types import Message, Scope
 
 from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge
@@ -53,7 +52,7 @@ class Connection(Protocol):
         ...
 
     def write(self, data: bytes) -> None:
-        """Write now."""
+        """Write this in this turn."""
         ...
 
     async def drained(self) -> None:
@@ -160,11 +159,6 @@ class Downstream:
         self.started = self.complete = True
         self._connection.hold(head + body if self.method != "HEAD" else head)
 
-    def answer_error(self, error: GatewayError, request_id: str) -> None:
-        """Give an error as a whole answer, in OpenAI's shape."""
-        headers = [(b"content-type", b"application/json"), *error.headers(), (b"x-request-id", request_id.encode())]
-        self.answer(error.status, headers, orjson.dumps(error.to_openai()))
-
     def start(self, status: int, headers: Sequence[Header]) -> None:
         """Begin an answer of unknown length; its head leaves with the first bytes."""
         # HTTP/1.0 knows no chunks: there the end of the connection is the end.
@@ -175,10 +169,7 @@ class Downstream:
 
     def write(self, data: bytes) -> None:
         """Send more of an answer that has begun; see `drained`."""
-        if self.method == "HEAD":
-            data = b""
-        head, self._head = self._head, b""
-        self._connection.write(b"%b%x\r\n%b\r\n" % (head, len(data), data) if self._chunked and data else head + data)
+        self._connection.write(self._framed(data))
 
     async def drained(self) -> None:
         """Wait until the client has read enough of what was written."""
@@ -187,14 +178,16 @@ class Downstream:
 
     def end(self, data: bytes) -> None:
         """Send the last of an answer that has begun: at the end of this turn, in which it is counted as a rule."""
-        if self.method == "HEAD":
-            data = b""
-        head, self._head = self._head, b""
-        last = head + data
-        if self._chunked:
-            last = b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(data), data) if data else head + b"0\r\n\r\n"
+        last = self._framed(data)
         self.complete = True
-        self._connection.hold(last, soon=True)
+        self._connection.hold(last + b"0\r\n\r\n" if self._chunked else last, soon=True)
+
+    def _framed(self, data: bytes) -> bytes:
+        """A piece of the answer as it goes out, the first behind the head."""
+        head, self._head = self._head, b""
+        if self.method == "HEAD" or not data:
+            return head
+        return b"%b%x\r\n%b\r\n" % (head, len(data), data) if self._chunked else head + data
 
     def _encode_head(self, status: int, headers: Sequence[Header], framing: bytes) -> bytes:
         if self._expects and not self.whole:

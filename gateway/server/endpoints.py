@@ -23,7 +23,6 @@ from gateway.server.errors import (
     wrong_method,
 )
 from gateway.server.relay import break_off, relay
-from gateway.telemetry.lines import describe
 from gateway.trip import Trip, refusal_code
 from gateway.upstream.dispatch import PassThrough, Pin
 from gateway.upstream.wire import Header
@@ -70,8 +69,7 @@ class Completions:
         trip = proxy.begin(self._ids.next(), downstream.method, downstream.path, "")
         if self._id_header is not None:
             downstream.also = (self._id_header, trip.request_id.encode())
-        headers = downstream.headers
-        traced = proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
+        traced = proxy.trace(trip, downstream.headers)
         outcome = "error"
         proxy.running += 1
         try:
@@ -94,8 +92,8 @@ class Completions:
                 over = Unavailable("This gateway is shutting down; send the request again.", code="draining")
                 outcome = self._break_off(trip, over, downstream)
         except Exception as failure:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the reason
-            proxy.report.event("internal_error", request_id=trip.request_id, **describe(failure))
-            outcome = self._break_off(trip, InternalError.under(trip.request_id), downstream)
+            fault = InternalError.told(proxy.report, trip.request_id, failure)
+            outcome = self._break_off(trip, fault, downstream)
         finally:
             proxy.running -= 1
             trip.finish(outcome)

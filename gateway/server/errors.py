@@ -7,6 +7,8 @@ import orjson
 
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.server.downstream import Downstream
+from gateway.telemetry.lines import describe
+from gateway.upstream.dispatch import Reporter
 from gateway.upstream.wire import Header
 
 Render = Callable[[Mapping[str, Any], str], bytes]  # an error's body from `{"error": {…}}` and the request's id
@@ -17,8 +19,9 @@ class InternalError(GatewayError):
     """A fault of the gateway itself; what it was stands in the log under the request's id."""
 
     @classmethod
-    def under(cls, request_id: str) -> Self:
-        """The error for the client."""
+    def told(cls, report: Reporter, request_id: str, failure: Exception) -> Self:
+        """Tell the operator what failed; the error for the client."""
+        report.event("internal_error", request_id=request_id, **describe(failure))
         return cls(f"The gateway failed; its log has the reason under {request_id}.")
 
 

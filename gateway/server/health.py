@@ -44,8 +44,7 @@ class Nowhere:
         error = not_found(downstream.path)
         trip = self._proxy.begin(self._ids.next(), downstream.method, OTHER, "")
         trip.status, trip.code = error.status, error.code
-        headers = downstream.headers
-        self._proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
+        self._proxy.trace(trip, downstream.headers)
         self._proxy.rejected(error.code)
         try:
             send_error(downstream, error, [], trip.request_id)

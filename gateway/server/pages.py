@@ -29,8 +29,7 @@ class CallersPage(ABC):
         """Serve one request."""
         trip = self._proxy.begin(self._ids.next(), downstream.method, self._path, self._operation)
         outcome = "error"
-        headers = downstream.headers
-        self._proxy.trace(trip, headers.get(b"traceparent"), headers.get(b"tracestate"))
+        self._proxy.trace(trip, downstream.headers)
         try:
             if downstream.method not in ("GET", "HEAD"):
                 raise wrong_method(downstream.method, downstream.path, ("GET",))

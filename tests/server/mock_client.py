@@ -12,6 +12,7 @@ from gateway.errors import GatewayError
 from gateway.outbox import Outbox
 from gateway.server.connection import ClientConnection, Site
 from gateway.server.downstream import Downstream, RequestIds, Routed
+from gateway.server.errors import send_error
 
 LIMIT = 1000
 PLAIN = b"content-type", b"text/plain"
@@ -121,7 +122,7 @@ class MockClient:
         try:
             body = await downstream.read_body(LIMIT)
         except GatewayError as error:
-            downstream.answer_error(error, "req_echo")
+            send_error(downstream, error, [], "req_echo")
             return
         except asyncio.CancelledError:
             self.cancelled += 1
