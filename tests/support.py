@@ -100,6 +100,16 @@ class Served:
         """Every JSON line that it has logged."""
         return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
+    def line_of(self, request_id: str) -> Mapping[str, Any]:
+        """The log's line of a request, once it is written."""
+        deadline = time.monotonic() + 15
+        while True:
+            for line in self.log:
+                if line.get("id") == request_id:
+                    return line
+            assert time.monotonic() < deadline, f"{request_id} is not in the log"
+            time.sleep(0.01)
+
     def until_ready(self) -> None:
         """Wait until it has said where it serves, and answers there."""
         deadline = time.monotonic() + _PATIENCE

@@ -15,10 +15,10 @@ import threading
 import time
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tests.conformance.upstream import NUMBERS, Got
+from tests.conformance.upstream import NUMBERS, Got, Recorder, in_thread
 
 KEY = "upstream-key"
 _SPLIT = 61  # bytes: cuts events and characters in the middle
@@ -27,21 +27,13 @@ TRANSCRIPT = 'Grüße, "世界" 👩‍👩‍👧 \u2028.'
 CAPTIONS = f"1\n00:00:00,000 --> 00:00:02,500\n{TRANSCRIPT}\n\n2\n00:00:02,500 --> 00:00:04,250\nDone.\n"
 
 
-class MediaUpstream(ThreadingHTTPServer):
-    """The server; `got` is every request so far, `sent` how many bytes of answers, `left` how many peers went away."""
-
-    daemon_threads = True
+class MediaUpstream(Recorder):
+    """The server; `sent` is how many bytes of answers it sent, `left` how many peers went away."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.got: list[Got] = []
+        super().__init__(_Handler)
         self.sent = 0
         self.left = threading.Semaphore(0)
-
-    @property
-    def url(self) -> str:
-        """The `base_url` to give to a client or a policy."""
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def until(self, predicate: Callable[[], bool], timeout: float = 30.0) -> None:
         """Wait until something is so."""
@@ -54,17 +46,9 @@ class MediaUpstream(ThreadingHTTPServer):
         """A peer that goes away is part of the play."""
 
 
-@contextlib.contextmanager
-def running() -> Iterator[MediaUpstream]:
+def running() -> contextlib.AbstractContextManager[MediaUpstream]:
     """An upstream in a thread of its own."""
-    with MediaUpstream() as upstream:
-        thread = threading.Thread(target=upstream.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield upstream
-        finally:
-            upstream.shutdown()
-            thread.join()
+    return in_thread(MediaUpstream())
 
 
 class _Handler(BaseHTTPRequestHandler):

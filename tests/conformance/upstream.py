@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 KEY = "upstream-key"
 MODEL = "up-model"
@@ -27,13 +27,13 @@ class Got:
     body: bytes
 
 
-class Upstream(ThreadingHTTPServer):
-    """The server; `got` is every request so far."""
+class Recorder(ThreadingHTTPServer):
+    """A server on a port of its own; `got` is every request so far."""
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.got: list[Got] = []
 
     @property
@@ -42,17 +42,32 @@ class Upstream(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
+class Upstream(Recorder):
+    """The server."""
+
+    def __init__(self) -> None:
+        super().__init__(_Handler)
+
+
+R = TypeVar("R", bound=Recorder)
+
+
 @contextlib.contextmanager
-def running() -> Iterator[Upstream]:
-    """An upstream in a thread of its own."""
-    with Upstream() as upstream:
-        thread = threading.Thread(target=upstream.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+def in_thread(server: R) -> Iterator[R]:
+    """Let a server run in a thread of its own."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:
-            yield upstream
+            yield server
         finally:
-            upstream.shutdown()
+            server.shutdown()
             thread.join()
+
+
+def running() -> contextlib.AbstractContextManager[Upstream]:
+    """An upstream in a thread of its own."""
+    return in_thread(Upstream())
 
 
 class _Handler(BaseHTTPRequestHandler):
